@@ -1,0 +1,1 @@
+"""What runs inside a worker process: the only code that imports tensorflow."""
