@@ -1,0 +1,89 @@
+"""A world while one step changes it. The only mutable thing of the core; it never outlives its step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from states.effects import Effect
+from states.events import Event
+from states.notes import Note
+from states.snapshot import Lane, Limits, State, World
+from states.work import Profile, Session
+
+
+class Draft:
+    """What `step` works on: the world before, the changes so far, and the lane in hand.
+
+    `state` is what the engine of the table reads and writes.
+    """
+
+    def __init__(self, world: World, event: Event) -> None:
+        self.before = world
+        self.event = event
+        self.at = event.at
+        self.lanes: dict[str, Lane] = dict(world.lanes)
+        self.queue = world.queue
+        self.profiles = world.profiles
+        self.generation = world.generation
+        self.stopping = world.stopping
+        self.notes: list[Note] = []
+        self.effects: list[Effect] = []
+        self.name = ""
+
+    @property
+    def world(self) -> World:
+        """The world as it stands now."""
+        return replace(
+            self.before,
+            lanes=self.lanes,
+            queue=self.queue,
+            profiles=self.profiles,
+            generation=self.generation,
+            stopping=self.stopping,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """The configured limits; no step changes them."""
+        return self.before.limits
+
+    @property
+    def lane(self) -> Lane:
+        """The lane in hand."""
+        return self.lanes[self.name]
+
+    def change(self, **fields: Any) -> None:
+        """Change fields of the lane in hand."""
+        self.lanes[self.name] = replace(self.lane, **fields)
+
+    @property
+    def state(self) -> State:
+        """The state of the lane in hand."""
+        return self.lane.state
+
+    @state.setter
+    def state(self, to: State) -> None:
+        self.change(state=to, since=self.at)
+
+    def note(self, note: Note) -> None:
+        """Tell something of this step."""
+        self.notes.append(note)
+
+    def ask(self, effect: Effect) -> None:
+        """Ask the shell for something."""
+        self.effects.append(effect)
+
+    def enqueue(self, session: Session) -> None:
+        """Put a session into the queue, at its rank."""
+        self.queue = tuple(sorted((*self.queue, session), key=lambda each: each.rank))
+
+    def dequeue(self, name: str) -> Session:
+        """Take a session out of the queue."""
+        session = next(each for each in self.queue if each.name == name)
+        self.queue = tuple(each for each in self.queue if each.name != name)
+        return session
+
+    def learn(self, key: str, profile: Profile) -> None:
+        """Keep what was measured of a model."""
+        self.profiles = {**self.profiles, key: profile}

@@ -1,0 +1,117 @@
+"""Arithmetic of prediction: progress to remaining time, earlier preparations to lead, files and peaks to need.
+
+Knows sessions and numbers, no lanes and no states.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from states.work import Profile, Session, Tier
+
+PACE_TAU_S = 10.0  # how far back the rate looks: older progress weighs 1/e at this age
+PACE_WINDOW_S = 0.25  # reports closer together than this are one sample: single batches are noise
+UNKNOWN_LEAD_S = 60.0  # where nothing is known of a model's preparation
+LEAD_QUANTILE = 0.95
+LEAD_MARGIN = 1.2  # on the quantile: a small sample's highest is not the highest
+LEAD_FLOOR_S = 0.5
+KEPT_SAMPLES = 20
+SPREAD_Z = 1.64  # one-sided 95 % of a normal distribution
+DRIFT = 0.03  # rates drift: this share of the remaining time is added to its spread
+SUSPECT_ALONE = 4.0  # a preparation beside a running session takes up to this much longer than alone (measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """An online rate with its spread, from progress reports.
+
+    Seconds per item, exponentially weighted by time, from the first report on: the time before it (first call,
+    cold caches) says nothing about the rest. `done` counts items, `at` is monotonic seconds.
+    """
+
+    at: float
+    done: int
+    per_item_s: float = 0.0
+    variance: float = 0.0  # of per_item_s between samples, in s²
+    sample_s: float = 0.0  # mean length of a sample
+    weight: float = 0.0  # sum of the weights so far, 0 to 1: the start's bias is divided out
+
+    def after(self, at: float, done: int) -> Pace:
+        """The pace after a report; the same object where the report is too close to the last one to be a sample."""
+        items, seconds = done - self.done, at - self.at
+        if items <= 0 or seconds < PACE_WINDOW_S:
+            return self
+        gain = 1.0 - math.exp(-seconds / PACE_TAU_S)
+        weight = self.weight + gain * (1.0 - self.weight)
+        share = gain / weight
+        sample = seconds / items
+        delta = sample - self.per_item_s
+        mean = self.per_item_s + share * delta
+        variance = (1.0 - share) * (self.variance + share * delta * delta)
+        length = self.sample_s + share * (seconds - self.sample_s)
+        return replace(self, at=at, done=done, per_item_s=mean, variance=variance, sample_s=length, weight=weight)
+
+    def remaining(self, at: float, total: int) -> Remaining | None:
+        """Seconds until `total` items are done, seen from `at`; None before there is a rate."""
+        if self.weight == 0.0:
+            return None
+        whole = (total - self.done) * self.per_item_s
+        left = max(0.0, whole - (at - self.at))
+        noise = math.sqrt(self.variance) / self.per_item_s * math.sqrt(left * self.sample_s)
+        return Remaining(left, noise + DRIFT * left)
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """A predicted remaining time and one standard deviation of it, in seconds."""
+
+    seconds: float
+    spread_s: float
+
+    @property
+    def soonest_s(self) -> float:
+        """The remaining time that is undercut once in twenty."""
+        return max(0.0, self.seconds - SPREAD_Z * self.spread_s)
+
+
+def quantile(samples: tuple[float, ...], share: float) -> float:
+    """The `share` quantile of the samples, the higher one where it falls between two."""
+    ranked = sorted(samples)
+    return ranked[min(len(ranked) - 1, math.ceil(share * len(ranked)) - 1)]
+
+
+def lead_s(profile: Profile | None) -> float:
+    """Seconds that preparing this model beside a running session may take: when its preparation must begin."""
+    if profile is not None and profile.prepared_s:
+        return quantile(profile.prepared_s, LEAD_QUANTILE) * LEAD_MARGIN + LEAD_FLOOR_S
+    if profile is not None and profile.alone_s:
+        return min(UNKNOWN_LEAD_S, quantile(profile.alone_s, LEAD_QUANTILE) * SUSPECT_ALONE + LEAD_FLOOR_S)
+    return UNKNOWN_LEAD_S
+
+
+def learn_preparation(profile: Profile | None, seconds: float, *, beside: bool) -> Profile:
+    """The profile with one more preparation time, made beside a running session or alone."""
+    known = profile or Profile()
+    if beside:
+        return replace(known, prepared_s=(*known.prepared_s, seconds)[-KEPT_SAMPLES:])
+    return replace(known, alone_s=(*known.alone_s, seconds)[-KEPT_SAMPLES:])
+
+
+def learn_peak(profile: Profile | None, peak_bytes: int) -> Profile:
+    """The profile with a measured peak; never lower than one measured before."""
+    known = profile or Profile()
+    return replace(known, peak_bytes=max(known.peak_bytes, peak_bytes))
+
+
+def need_bytes(session: Session, profile: Profile | None, tier: Tier, imported_bytes: int) -> int:
+    """Bytes the session needs on its device at `tier`: measured, else stated, else guessed from its files.
+
+    `imported_bytes` is what a process costs that has only imported TensorFlow (0 on a GPU).
+    """
+    if tier is Tier.IMPORTED:
+        return imported_bytes
+    if profile is not None and profile.peak_bytes:
+        return max(profile.peak_bytes, imported_bytes)
+    stated = session.stated_bytes if session.stated_bytes is not None else session.guess_bytes
+    return max(stated, imported_bytes)
