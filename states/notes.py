@@ -31,6 +31,7 @@ class SessionMoved:
     level: ClassVar[str] = "info"
     session: str
     order: float
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,136 @@
+"""What people ask for: why it cannot be done, or what it changes in the books. It moves no lane.
+
+A command that cannot be carried out is refused with a sentence: what, why, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from states import fate, policy
+from states.draft import Draft
+from states.events import Cancel, DrainLane, Move, Pause, Queued, Resume, Swap
+from states.facts import put
+from states.notes import LaneHeld, SessionMoved, SessionQueued
+from states.snapshot import Fate, World
+from states.triggers import Trigger
+
+
+def refusal(world: World, event: Queued | Cancel | Swap | Pause | Resume | DrainLane | Move) -> str | None:
+    """Why this cannot be done now; None when it can."""
+    match event:
+        case Queued(session=session):
+            if world.stopping:
+                return f"cannot queue {session.name}: batond is stopping"
+            if _place(world, session.name) is not None:
+                return f"cannot queue {session.name}: a session of that name is {_place(world, session.name)}"
+            return None
+        case Cancel(name=name):
+            return _cancel_refusal(world, name)
+        case Move():
+            return _move_refusal(world, event)
+        case Swap(lane=name):
+            lane = world.lanes.get(name)
+            return _no_lane(world, name) if lane is None else policy.swap_refusal(world, lane, event)
+        case Pause(lane=name) | Resume(lane=name) | DrainLane(lane=name):
+            return _no_lane(world, name) if name not in world.lanes else None
+
+
+def _no_lane(world: World, name: str) -> str:
+    return f"there is no lane {name} (there is: {', '.join(world.lanes)})"
+
+
+def _place(world: World, name: str) -> str | None:
+    if any(session.name == name for session in world.queue):
+        return "queued"
+    for lane in world.lanes.values():
+        if any(worker.session.name == name and not worker.settled for worker in lane.workers()):
+            return f"on lane {lane.name}"
+    return None
+
+
+def _cancel_refusal(world: World, name: str) -> str | None:
+    if _place(world, name) is None:
+        return f"cannot cancel {name}: no session of that name is queued or running"
+    for lane in world.lanes.values():
+        for worker in lane.workers():
+            if worker.session.name != name or worker.settled:
+                continue
+            if worker.fate is Fate.CANCEL:
+                return f"cannot cancel {name}: it is being cancelled already"
+            if worker in lane.retiring and worker.fate is Fate.COMPLETE:
+                return f"cannot cancel {name}: its last item is computed, and its output is being committed"
+    return None
+
+
+def _move_refusal(world: World, event: Move) -> str | None:
+    names = {session.name for session in world.queue}
+    for name in (event.name, event.before):
+        if name is not None and name not in names:
+            return f"cannot move {event.name}: no session {name} is queued"
+    if event.before == event.name:
+        return f"cannot move {event.name} before itself"
+    return None
+
+
+def file_queued(draft: Draft, event: Queued) -> Iterator[tuple[str, Trigger]]:
+    """Take a submitted session into the queue; every lane may look at it."""
+    session = replace(event.session, queued_at=draft.at)
+    draft.enqueue(session)
+    draft.note(SessionQueued(session, "submitted"))
+    for name in draft.lanes:
+        yield name, Trigger.QUEUED
+
+
+def file_cancel(draft: Draft, event: Cancel) -> Iterator[tuple[str, Trigger]]:
+    """End a session: out of the queue at once, out of a worker's hands by its drain or end."""
+    if any(session.name == event.name for session in draft.queue):
+        fate.cancel(draft, draft.dequeue(event.name), None, "cancelled")
+        return
+    for lane in draft.before.lanes.values():
+        for worker in lane.workers():
+            if worker.session.name != event.name or worker.settled:
+                continue
+            draft.name = lane.name
+            if worker is lane.active:
+                yield lane.name, Trigger.CANCEL_ACTIVE
+            elif worker is lane.standby:
+                yield lane.name, Trigger.CANCEL_STANDBY
+            else:
+                put(draft, worker, fate=Fate.CANCEL)
+
+
+def file_hold(draft: Draft, event: Pause | Resume | DrainLane) -> Iterator[tuple[str, Trigger]]:
+    """Hold a lane, or let it go; a drained one is held as well."""
+    draft.name = event.lane
+    held = not isinstance(event, Resume)
+    draft.change(held=held)
+    draft.note(LaneHeld(event.lane, held))
+    if isinstance(event, Resume):
+        yield event.lane, Trigger.RESUME
+    elif isinstance(event, DrainLane):
+        yield event.lane, Trigger.DRAIN_LANE
+
+
+def file_move(draft: Draft, event: Move) -> None:
+    """Give a queued session another place; before one of another priority, it takes that priority too."""
+    session = draft.dequeue(event.name)
+    rest = draft.queue
+    if event.before is not None:
+        index = next(i for i, each in enumerate(rest) if each.name == event.before)
+        target = rest[index]
+        below = rest[index - 1].order if index and rest[index - 1].priority == target.priority else target.order - 2
+        order, priority = _between(below, target.order), target.priority
+    else:
+        peers = [each.order for each in rest if each.priority == session.priority] or [session.order]
+        order, priority = (max(peers) + 1 if event.last else min(peers) - 1), session.priority
+    moved = replace(session, order=order, priority=priority)
+    draft.enqueue(moved)
+    draft.note(SessionMoved(moved.name, moved.order, moved.priority))
+
+
+def _between(low: float, high: float) -> float:
+    middle = (low + high) / 2
+    # Fifty halvings of one gap use up a float; then the two share a place and their names decide.
+    return middle if low < middle < high else high

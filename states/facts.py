@@ -1,0 +1,324 @@
+"""What a fact changes in the books, whatever state the lane is in: workers, readings, queue, profiles.
+
+Each handler files its fact and says which trigger of which lane the table is then asked about. It moves no lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, assert_never
+
+from states import fate, policy
+from states.draft import Draft
+from states.effects import Force
+from states.estimate import Pace, learn_peak, learn_preparation
+from states.events import (
+    Committed,
+    DeviceBack,
+    DeviceLost,
+    Exited,
+    Failed,
+    FromWorker,
+    Hello,
+    LastBatch,
+    Memory,
+    Progress,
+    Promoted,
+    Quiesced,
+    Ready,
+)
+from states.notes import (
+    CountMismatched,
+    DeviceChanged,
+    ProfileLearned,
+    SessionCommitted,
+    SessionStarted,
+    StandbyReady,
+    WorkerExited,
+)
+from states.snapshot import Fate, Lane, Phase, Reading, Relay, Trouble, Worker, find, profile_key
+from states.triggers import Trigger
+
+KEPT_READINGS = 8
+
+
+def put(draft: Draft, worker: Worker, **fields: Any) -> Worker:
+    """Change a worker of the lane in hand, wherever in the lane it is."""
+    changed = replace(worker, **fields)
+    lane = draft.lane
+    for role in ("active", "standby"):
+        if getattr(lane, role) is worker:
+            draft.change(**{role: changed})
+    for role in ("retiring", "leaving"):
+        group: tuple[Worker, ...] = getattr(lane, role)
+        if worker in group:
+            draft.change(**{role: tuple(changed if each is worker else each for each in group)})
+    return changed
+
+
+def file_worker(draft: Draft, event: FromWorker) -> Iterator[tuple[str, Trigger]]:
+    """File what a worker said, or what was seen of it. Of one that is gone, nothing."""
+    found = find(draft.before, event.generation)
+    if found is None:
+        return
+    lane, worker = found
+    draft.name = lane.name
+    trigger = _file(draft, lane, worker, event)
+    if trigger is not None:
+        yield lane.name, trigger
+
+
+def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigger | None:
+    match event:
+        case Hello():
+            put(draft, worker, cursor=event.cursor, start=event.cursor, done=event.cursor)
+            return None
+        case Ready():
+            return _ready(draft, lane, worker, event)
+        case Promoted():
+            return _promoted(draft, lane, worker, event)
+        case Progress():
+            return _progress(draft, lane, worker, event)
+        case LastBatch():
+            return _last_batch(draft, lane, worker)
+        case Quiesced():
+            return _quiesced(draft, lane, worker, event)
+        case Committed():
+            return _committed(draft, worker, event)
+        case Failed():
+            put(
+                draft,
+                worker,
+                trouble=worker.trouble or Trouble(event.kind, event.reason, event.item),
+                deadline=worker.deadline if worker.forced else draft.at + draft.limits.exit_timeout_s,
+            )
+            return None
+        case Exited():
+            return _exited(draft, lane, worker, event)
+        case _:
+            assert_never(event)
+
+
+def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | None:
+    if worker is not lane.standby or worker.phase is not Phase.LOADING or worker.forced or worker.trouble:
+        return None
+    prepared = worker.prepared_s + event.seconds
+    put(
+        draft,
+        worker,
+        phase=Phase.READY,
+        tier=event.tier,
+        since=draft.at,
+        deadline=None,
+        ready_at=draft.at,
+        prepared_s=prepared,
+        total=event.total if event.total is not None else worker.total,
+        rss_bytes=event.peak_bytes,
+        peak_bytes=max(worker.peak_bytes, event.peak_bytes),
+    )
+    draft.note(
+        StandbyReady(
+            lane.name,
+            worker.session.name,
+            worker.generation,
+            event.tier.label,
+            event.seconds,
+            event.peak_bytes,
+            event.total,
+        )
+    )
+    key = profile_key(worker.session, lane)
+    if event.tier is lane.top and worker.session.prepares:
+        profile = learn_preparation(draft.profiles.get(key), prepared, beside=worker.beside)
+        draft.learn(key, learn_peak(profile, event.peak_bytes))
+        draft.note(ProfileLearned(key, draft.profiles[key]))
+    return Trigger.READY
+
+
+def _promoted(draft: Draft, lane: Lane, worker: Worker, event: Promoted) -> Trigger | None:
+    if worker is not lane.active or worker.began_at is not None:
+        return None
+    draft.note(
+        SessionStarted(
+            worker.session.name,
+            lane.name,
+            worker.generation,
+            worker.session.attempt + 1,
+            worker.start,
+            worker.total,
+        )
+    )
+    if worker.phase is not Phase.GOING:
+        put(draft, worker, began_at=event.began_at)
+        return None
+    stall = draft.at + draft.limits.stall_timeout_s if worker.session.prepares else None
+    put(
+        draft,
+        worker,
+        phase=Phase.COMPUTING,
+        since=draft.at,
+        began_at=event.began_at,
+        deadline=None,
+        stall_at=stall,
+    )
+    return Trigger.PROMOTED
+
+
+def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trigger | None:
+    pace = worker.pace
+    pace = Pace(event.at, event.done) if pace is None else pace.after(event.at, event.done)
+    moved = event.done > worker.done or worker.pace is None
+    put(
+        draft,
+        worker,
+        done=max(worker.done, event.done),
+        cursor=max(worker.cursor, event.cursor),
+        total=event.total if event.total is not None else worker.total,
+        rss_bytes=event.rss_bytes or worker.rss_bytes,
+        peak_bytes=max(worker.peak_bytes, event.rss_bytes),
+        pace=pace,
+        stall_at=event.at + draft.limits.stall_timeout_s if moved else worker.stall_at,
+    )
+    return Trigger.PROGRESS if worker is lane.active and worker.phase is Phase.COMPUTING else None
+
+
+def _last_batch(draft: Draft, lane: Lane, worker: Worker) -> Trigger | None:
+    if worker is not lane.active or worker.phase is not Phase.COMPUTING:
+        return None
+    put(
+        draft,
+        worker,
+        phase=Phase.DRAINING,
+        since=draft.at,
+        stall_at=None,
+        deadline=draft.at + draft.limits.stall_timeout_s,
+    )
+    return Trigger.LAST_BATCH
+
+
+def _quiesced(draft: Draft, lane: Lane, worker: Worker, event: Quiesced) -> Trigger | None:
+    if worker is not lane.active:
+        return None
+    left = event.remaining
+    if left is None:
+        left = 0 if worker.total is None else worker.total - event.done
+    if worker.total is not None and event.done + left != worker.total:
+        draft.note(CountMismatched(lane.name, worker.session.name, worker.generation, worker.total, event.done, left))
+    now = put(
+        draft,
+        worker,
+        phase=Phase.COMMITTING,
+        since=draft.at,
+        done=event.done,
+        remaining=event.remaining,
+        ended_at=event.ended_at,
+        stall_at=None,
+        deadline=draft.at + (draft.limits.grace_s if worker.forced else draft.limits.commit_timeout_s),
+    )
+    remember(draft, now, event.ended_at, event.done + left, event.done, left)
+    return Trigger.QUIESCED
+
+
+def _committed(draft: Draft, worker: Worker, event: Committed) -> Trigger | None:
+    now = put(
+        draft,
+        worker,
+        phase=Phase.COMMITTED if worker.phase is Phase.COMMITTING else worker.phase,
+        cursor=max(worker.cursor, event.cursor),
+        peak_bytes=max(worker.peak_bytes, event.peak_bytes),
+        deadline=worker.deadline if worker.forced else draft.at + draft.limits.exit_timeout_s,
+    )
+    lane = draft.lane
+    key = profile_key(worker.session, lane)
+    known = draft.profiles.get(key)
+    if now.peak_bytes > (known.peak_bytes if known else 0) and worker.session.prepares:
+        draft.learn(key, learn_peak(known, now.peak_bytes))
+        draft.note(ProfileLearned(key, draft.profiles[key]))
+    if now.complete and not now.settled:
+        fate.finish(draft, now)
+        put(draft, now, settled=True)
+    elif not now.settled:
+        draft.note(SessionCommitted(now.session.name, lane.name, now.generation, now.cursor))
+    return None
+
+
+def _exited(draft: Draft, lane: Lane, worker: Worker, event: Exited) -> Trigger:
+    draft.note(WorkerExited(lane.name, worker.session.name, worker.generation, event.status))
+    if worker is lane.active:
+        draft.change(active=None)
+        total = worker.total if worker.total is not None else worker.done
+        remember(draft, worker, draft.at, total, worker.cursor, total - worker.cursor)
+        trigger = Trigger.ACTIVE_LOST
+    elif worker is lane.standby:
+        draft.change(standby=None)
+        trigger = Trigger.STANDBY_FAILED
+    elif worker in lane.retiring:
+        draft.change(retiring=tuple(each for each in lane.retiring if each is not worker))
+        trigger = Trigger.RETIRING_GONE if worker.phase is Phase.COMMITTED else Trigger.RETIRING_LOST
+    else:
+        draft.change(leaving=tuple(each for each in lane.leaving if each is not worker))
+        trigger = Trigger.TICK
+    fate.settle(draft, worker, event.status, event.reason)
+    return trigger
+
+
+def remember(draft: Draft, worker: Worker, ended_at: float, total: int, done: int, left: int) -> None:
+    """Keep what the lane hands over from, for the count and the gap that are told when the next one begins."""
+    standby = draft.lane.standby
+    ready = standby is not None and standby.phase is Phase.READY
+    draft.change(
+        relay=Relay(
+            session=worker.session.name,
+            generation=worker.generation,
+            near_at=draft.lane.near_at,
+            drain_at=draft.lane.drain_at,
+            ended_at=ended_at,
+            outcome=worker.fate,
+            tier=standby.tier if standby is not None and ready else None,
+            items_in=total - worker.start,
+            items_done=done - worker.start,
+            items_left=left,
+        )
+    )
+
+
+def file_memory(draft: Draft, event: Memory) -> Iterator[tuple[str, Trigger]]:
+    """File a reading of a lane's device."""
+    lane = draft.lanes.get(event.lane)
+    if lane is None:
+        return
+    draft.name = lane.name
+    reading = Reading(event.at, event.total, event.free)
+    draft.change(readings=(*lane.readings, reading)[-KEPT_READINGS:])
+    grows = policy.grows_into_standby(draft.lane, draft.limits)
+    yield lane.name, Trigger.ACTIVE_GROWS if grows else Trigger.MEMORY
+
+
+def file_device(draft: Draft, event: DeviceLost | DeviceBack) -> Iterator[tuple[str, Trigger]]:
+    """File the loss or the return of a lane's device."""
+    lane = draft.lanes.get(event.lane)
+    if lane is None or (lane.lost is None) is isinstance(event, DeviceBack):
+        return
+    draft.name = lane.name
+    lost = event.reason if isinstance(event, DeviceLost) else None
+    draft.change(lost=lost, readings=())
+    draft.note(DeviceChanged(lane.name, lost is None, lost or "the device can be used again"))
+    yield lane.name, Trigger.DEVICE_BACK if lost is None else Trigger.DEVICE_LOST
+
+
+def expel(draft: Draft, worker: Worker, force: Force, outcome: Fate) -> None:
+    """Take a worker out of its role; it is waited for among those leaving, and its session with it."""
+    lane = draft.lane
+    roles: dict[str, Any] = {"retiring": tuple(each for each in lane.retiring if each is not worker)}
+    for role in ("active", "standby"):
+        if getattr(lane, role) is worker:
+            roles[role] = None
+    gone = replace(
+        worker,
+        fate=worker.fate if worker.fate is Fate.CANCEL else outcome,
+        forced=force,
+        stall_at=None,
+        deadline=draft.at + draft.limits.grace_s,
+    )
+    draft.change(leaving=(*lane.leaving, gone), **roles)
