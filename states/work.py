@@ -44,7 +44,8 @@ class Session:
 
     `order` is its place among equals: lower runs sooner; it keeps it when it comes back.
     `profile` is the key of what is learned of its model; `guess_bytes` its need where nothing is learned yet.
-    `waits_for` holds the names of sessions that must be committed first.
+    `waits_for` holds the names of sessions that must be committed first. `begun`: its output folder may hold rows
+    of its own, to go on from.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Session:
     waits_for: frozenset[str] = frozenset()
     resumable: bool = True
     prepares: bool = True
+    begun: bool = False
     not_before: float = 0.0
     queued_at: float = 0.0
 

@@ -1,0 +1,205 @@
+"""The one consumer of the one inbox: event → step → record → tell → perform. Knows the core, and three callables.
+
+An event is taken as soon as it is posted, unless another is in hand: then it waits its turn. So the answer to a
+worker's last item leaves in the same turn of the event loop in which it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from states.decision import Decision
+from states.effects import Effect
+from states.events import Cancel, DrainLane, Event, Memory, Move, Pause, Progress, Queued, Resume, Swap, Tick
+from states.lifecycle import step
+from states.policy import next_deadline
+from states.snapshot import World
+
+REGULAR_TICK_S = 1.0  # while a session computes: its end may come near without a word from it
+RETRY_RECORD_S = 1.0
+KEPT_DECISIONS = 50  # what a bug's report carries
+
+_COMMANDS = Queued | Cancel | Swap | Pause | Resume | DrainLane | Move
+
+
+class RecordFailed(Exception):  # noqa: N818 - it names what happened, as the record's own error does
+    """A decision cannot be written down; it must not be acted on."""
+
+
+class Record(Protocol):
+    """Writes a decision down, durably enough to act on it; gives its sequence number. Raises `RecordFailed`."""
+
+    def __call__(self, decision: Decision) -> int: ...
+
+
+class Loop:
+    """The daemon's one decision maker. Not thread-safe: everything happens on the event loop's thread."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        record: Record,
+        tell: Callable[[Decision, int], None],
+        perform: Callable[[Effect], None],
+        alarm: Callable[[str], None],
+    ) -> None:
+        self.world = world
+        self.recent: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
+        self._record = record
+        self._tell = tell
+        self._perform = perform
+        self._alarm = alarm
+        self._inbox: deque[tuple[Event, asyncio.Future[Decision] | None]] = deque()
+        self._busy = False
+        self._blocked: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._watchers: list[asyncio.Future[None]] = []
+        self._bug: BaseException | None = None
+
+    def post(self, event: Event) -> None:
+        """Hand in an event. Its decision is made now, or after the one in hand."""
+        self._take(event, None)
+
+    async def ask(self, event: Event) -> Decision:
+        """Hand in an event and wait for its decision. A command that cannot be recorded is refused."""
+        answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._take(event, answer)
+        return await answer
+
+    async def until(self, holds: Callable[[World], bool]) -> None:
+        """Wait until something holds of the world; raises what a bug in a decision raised."""
+        while not holds(self.world):
+            if self._bug is not None:
+                raise self._bug
+            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._watchers.append(changed)
+            await changed
+        if self._bug is not None:
+            raise self._bug
+
+    def start(self) -> None:
+        """Begin to look at the time."""
+        self.post(Tick(time.monotonic()))
+
+    def close(self) -> None:
+        """Take nothing more."""
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._busy = True
+
+    def _take(self, event: Event, answer: asyncio.Future[Decision] | None) -> None:
+        if self._blocked is not None:
+            if isinstance(event, _COMMANDS) and answer is not None:
+                answer.set_result(Decision(self.world, self.world, event, refused=self._blocked))
+                return
+            self._drop_superseded(event)
+        self._inbox.append((event, answer))
+        if not self._busy and self._blocked is None:
+            self._drain()
+
+    def _drop_superseded(self, event: Event) -> None:
+        """While nothing can be recorded, keep only the newest of what a newer one replaces: memory stays bounded."""
+        if not isinstance(event, Tick | Memory | Progress):
+            return
+        first = self._inbox[0] if self._inbox else None  # in hand: it waits for its own record
+        self._inbox = deque(entry for entry in self._inbox if entry is first or not _supersedes(event, entry[0]))
+
+    def _drain(self) -> None:
+        self._busy = True
+        mattered = False
+        try:
+            while self._inbox:
+                event, answer = self._inbox[0]
+                decision = step(self.world, event)
+                if decision.matters and not self._recorded(decision, answer):
+                    return
+                self._inbox.popleft()
+                self._adopt(decision, answer)
+                mattered = mattered or decision.matters or isinstance(event, Tick)
+        except BaseException as bug:
+            # A bug of ours: nothing more is decided, whoever waits is told, and the report carries what led to it.
+            story = "; ".join(type(each.event).__name__ for each in self.recent)
+            bug.add_note(f"the last decisions were about: {story}")
+            self._bug = bug
+            self._wake()
+            raise
+        finally:
+            self._busy = self._bug is not None
+        if mattered:
+            self._set_timer()
+            self._wake()
+
+    def _recorded(self, decision: Decision, answer: asyncio.Future[Decision] | None) -> bool:
+        try:
+            seq = self._record(decision)
+        except RecordFailed as failure:
+            why = f"cannot record the decision: {failure}; nothing new is started until it can be"
+            if self._blocked is None:
+                self._alarm(why)
+            self._blocked = why
+            if isinstance(decision.event, _COMMANDS) and answer is not None:
+                self._inbox.popleft()
+                answer.set_result(Decision(self.world, self.world, decision.event, refused=why))
+            self._retry = asyncio.get_running_loop().call_later(RETRY_RECORD_S, self._try_again)
+            return False
+        if self._blocked is not None:
+            self._alarm("decisions can be recorded again")
+            self._blocked = None
+        self._tell(decision, seq)
+        return True
+
+    def _try_again(self) -> None:
+        if not self._busy:
+            if not self._inbox:
+                self._blocked = None
+            self._drain()
+
+    def _adopt(self, decision: Decision, answer: asyncio.Future[Decision] | None) -> None:
+        self.world = decision.after
+        if decision.matters:
+            self.recent.append(decision)
+            for effect in decision.effects:
+                self._perform(effect)
+            if decision.refused is None:
+                self._inbox.append((Tick(time.monotonic()), None))
+        if answer is not None and not answer.done():
+            answer.set_result(decision)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = next_deadline(self.world)
+        if any(lane.active is not None for lane in self.world.lanes.values()):
+            regular = time.monotonic() + REGULAR_TICK_S
+            due = regular if due is None else min(due, regular)
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self.post(Tick(time.monotonic()))
+
+    def _wake(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for each in watchers:
+            if not each.done():
+                each.set_result(None)
+
+
+def _supersedes(new: Event, old: Event) -> bool:
+    match new, old:
+        case (Tick(), Tick()):
+            return True
+        case (Memory(lane=lane), Memory(lane=other)):
+            return lane == other
+        case (Progress(generation=generation), Progress(generation=other)):
+            return generation == other
+        case _:
+            return False
