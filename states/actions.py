@@ -16,6 +16,7 @@ from states.notes import (
     HandoverCompleted,
     StandbyAdvanced,
     StandbyDiscarded,
+    StandbyRaised,
     StandbyStarted,
     SwapAsked,
     WorkerEscalated,
@@ -95,9 +96,16 @@ def advance_standby(draft: Draft) -> None:
 def raise_standby(draft: Draft) -> None:
     """the standby gets its normal priority back"""
     standby = draft.lane.standby
-    if standby is not None and standby.low_priority:
-        put(draft, standby, low_priority=False)
-        draft.ask(RaiseStandby(draft.name, standby.generation))
+    if standby is None or not standby.low_priority:
+        return
+    left = policy.remaining(draft.lane, draft.at)
+    put(draft, standby, low_priority=False)
+    draft.ask(RaiseStandby(draft.name, standby.generation))
+    draft.note(
+        StandbyRaised(
+            draft.name, standby.session.name, standby.generation, standby.phase.value, left.seconds if left else None
+        )
+    )
 
 
 def _discard(draft: Draft, reason: str, fate: Fate) -> None:
@@ -140,7 +148,6 @@ def promote(draft: Draft) -> None:
     standby = draft.lane.standby
     if standby is None:
         raise AssertionError("promote without a standby")
-    raise_standby(draft)
     worker = replace(
         standby,
         low_priority=False,

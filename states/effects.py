@@ -47,7 +47,7 @@ class RaiseStandby:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Tell the standby that the device is its own: `go`."""
+    """Tell the standby that the device is its own: `go`, at normal priority from then on."""
 
     lane: str
     generation: int

@@ -19,6 +19,8 @@ LEAD_FLOOR_S = 0.5
 KEPT_SAMPLES = 20
 SPREAD_Z = 1.64  # one-sided 95 % of a normal distribution
 DRIFT = 0.03  # rates drift: this share of the remaining time is added to its spread
+UNKNOWN_HURRIED_S = 5.0  # ResNet50 beside a running MobileNetV2, both cores busy, took 3 to 7 s (measured)
+SHARED_CORES = 2.5  # a preparation at normal priority beside a running session, over alone (measured: 2 to 2.5)
 SUSPECT_ALONE = 4.0  # a preparation beside a running session takes up to this much longer than alone (measured)
 
 
@@ -88,6 +90,13 @@ def lead_s(profile: Profile | None) -> float:
     if profile is not None and profile.alone_s:
         return min(UNKNOWN_LEAD_S, quantile(profile.alone_s, LEAD_QUANTILE) * SUSPECT_ALONE + LEAD_FLOOR_S)
     return UNKNOWN_LEAD_S
+
+
+def hurried_s(profile: Profile | None) -> float:
+    """Seconds that preparing this model may take at normal priority, with another session on the same cores."""
+    if profile is None or not profile.alone_s:
+        return UNKNOWN_HURRIED_S
+    return quantile(profile.alone_s, LEAD_QUANTILE) * SHARED_CORES + LEAD_FLOOR_S
 
 
 def learn_preparation(profile: Profile | None, seconds: float, *, beside: bool) -> Profile:

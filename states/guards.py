@@ -40,6 +40,11 @@ def far(draft: Draft) -> bool:
     return not draft.lane.swap_asked and policy.far(draft.world, draft.lane, draft.at)
 
 
+def urgent(draft: Draft) -> bool:
+    """Less time is left than the standby's preparation needs at low priority."""
+    return policy.urgent(draft.world, draft.lane, draft.at)
+
+
 def on_time(draft: Draft) -> bool:
     """No worker of the lane is past its deadline."""
     return not policy.overdue(draft.lane, draft.at)

@@ -196,6 +196,19 @@ class StandbyReady:
 
 
 @dataclass(frozen=True, slots=True)
+class StandbyRaised:
+    """The standby got its normal priority: the running session's end is `remaining_s` away (None: not known)."""
+
+    event: ClassVar[str] = "standby.raised"
+    level: ClassVar[str] = "info"
+    lane: str
+    session: str
+    generation: int
+    phase: str
+    remaining_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class StandbyDiscarded:
     """The standby was told to go, for the reason given."""
 
@@ -323,6 +336,7 @@ Note: TypeAlias = (
     | StandbyStarted
     | StandbyAdvanced
     | StandbyReady
+    | StandbyRaised
     | StandbyDiscarded
     | WorkerEscalated
     | WorkerExited

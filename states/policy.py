@@ -5,7 +5,7 @@ Every function may be asked at any time and changes nothing. `at` is monotonic s
 
 from __future__ import annotations
 
-from states.estimate import Remaining, lead_s, need_bytes
+from states.estimate import Remaining, hurried_s, lead_s, need_bytes
 from states.events import Swap
 from states.snapshot import Lane, Limits, Phase, State, Worker, World, profile_key
 from states.work import Session, Tier
@@ -85,6 +85,14 @@ def far(world: World, lane: Lane, at: float) -> bool:
         return False
     left = remaining(lane, at)
     return left is not None and left.soonest_s > lead(world, lane, at) * HYSTERESIS + HYSTERESIS_S
+
+
+def urgent(world: World, lane: Lane, at: float) -> bool:
+    """Whether the standby, at low priority, would no longer be ready in time: its need of time goes first then."""
+    standby, left = lane.standby, remaining(lane, at)
+    if left is None or standby is None or standby.phase is not Phase.LOADING or not standby.low_priority:
+        return False
+    return left.soonest_s <= hurried_s(world.profiles.get(profile_key(standby.session, lane)))
 
 
 # Memory

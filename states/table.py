@@ -82,6 +82,7 @@ TRANSITIONS: tuple[Row, ...] = (
         (do.advance_standby,),
     ),
     Row((T.TICK,), (PRELOADING, DRAINING, SWAPPING), None, (when_.on_time, when_.climb), (do.advance_standby,)),
+    Row((T.PROGRESS, T.TICK), (PRELOADING,), None, (when_.on_time, when_.urgent), (do.raise_standby,)),
     # A preparation ends without a standby.
     Row((T.STANDBY_FAILED,), (PRELOADING,), NEARING_END, (when_.active,), (do.reserve_next,)),
     Row((T.STANDBY_FAILED,), (PRELOADING, SWAPPING), IDLE, (no_active,), ()),

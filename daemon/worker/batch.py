@@ -1,0 +1,185 @@
+"""One session from `assign` to `committed`: prepared tier by tier, computed batch by batch. Starts no process.
+
+Importing this imports TensorFlow and everything a worker needs: it is what a fork server preloads.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+import baton
+from daemon.sessionfile import DeviceAssignment, SessionSpec
+from daemon.worker import device, fingerprint, inputs, models, outputs
+from daemon.worker.failures import Refused, first_line, is_out_of_memory, out_of_memory
+
+# The tiers that this worker can stop at, lowest first. `staged` (a device context and a graph without weights) is
+# none of them: on the CPU it would save nothing.
+TIERS: Final = ("imported", "warm")
+CHUNK_BYTES: Final = 1 << 20
+
+
+def run(channel: baton.Channel, assigned: DeviceAssignment) -> None:
+    """Prepare, wait for `go`, compute, commit. Raises baton.Failure for what the daemon is to be told."""
+    spec = msgspec.convert(channel.assignment["spec"], SessionSpec)
+    session = BatchSession(channel, spec, assigned, resume=bool(channel.assignment.get("resume")))
+    wanted: str | None = str(channel.assignment["tier"])
+    while wanted is not None:
+        session.prepare(wanted)
+        channel.ready(wanted, session.total)
+        wanted = channel.wait()
+    session.prepare("warm")  # at once where it is; `go` may come to a lower tier
+    session.compute()
+
+
+class BatchSession:
+    """A built-in session in its worker: the model, its input and its output."""
+
+    def __init__(self, channel: baton.Channel, spec: SessionSpec, assigned: DeviceAssignment, *, resume: bool) -> None:
+        if spec.model is None or spec.input is None or spec.output is None:
+            raise baton.Failure("internal", f"session '{spec.name}' has no model, input and output")
+        self._channel = channel
+        self._device = assigned
+        self._resume = resume
+        self._spec = spec
+        self._model_path = Path(spec.model)
+        self._input_pattern = spec.input
+        self._directory = Path(spec.output)
+        self._passed: list[str] = []
+        self.total: int | None = None  # items in all, known from `warm` on
+
+    def prepare(self, tier: str) -> None:
+        """Climb up to `tier`, announcing those passed on the way. Raises baton.Failure."""
+        if tier not in TIERS:
+            raise baton.Failure(
+                "internal", f"cannot prepare to tier '{tier}': this worker has {', '.join(TIERS)}; ask for one"
+            )
+        for step in TIERS[: TIERS.index(tier) + 1]:
+            if step not in self._passed:
+                {"imported": self._read_model_files, "warm": self._warm_up}[step]()
+                self._passed.append(step)
+                if step != tier:
+                    self._channel.advanced(step)
+
+    def _read_model_files(self) -> None:
+        """Bring the model's files into the page cache. A missing model is found by loading it, with a better reason."""
+        buffer = bytearray(CHUNK_BYTES)
+        try:
+            for file in fingerprint.files_of(self._model_path) if self._model_path.exists() else []:
+                with file.open("rb", buffering=0) as stream:
+                    while stream.readinto(buffer):
+                        pass
+        except OSError as error:
+            reason = f"cannot read '{error.filename or self._model_path}': {error.strerror}; make it readable"
+            raise Refused("model", reason) from error
+
+    def _warm_up(self) -> None:
+        """Everything but computing: so that between `go` and the first item there is one call of the model."""
+        device.limit(self._device)
+        self._model = models.load(self._model_path, self._spec.signature)
+        signature = self._model.signature
+        check_batch_size(self._spec, signature.fixed_batch)
+        source = inputs.open_input(self._input_pattern, signature)
+        self.total = source.total
+        identity = identity_of(self._spec, source.total)
+        manifest = outputs.survey(self._directory, identity, overwrite=self._spec.overwrite, resume=self._resume)
+        self._rows = outputs.Rows(self._directory, identity, manifest)
+        self._committer = outputs.Committer(self._rows)
+        self._reader = inputs.Reader(
+            self._input_pattern,
+            source,
+            self._rows.cursor,
+            self._spec.batch_size,
+            fixed=signature.fixed_batch is not None,
+        )
+        self._batch = self._reader.next()
+        if self._batch is not None:
+            self._call(self._batch)
+        self._channel.done = self._channel.cursor = self._rows.cursor  # the manifest's word, not the daemon's
+        gc.collect()
+        gc.freeze()  # else a full collection, 0.1 s with TensorFlow's modules, falls into the computing
+
+    def compute(self) -> None:
+        """Compute from the cursor to the end, or to a drain. Raises baton.Failure; what was done by then is kept."""
+        self._channel.started()
+        try:
+            self._compute_batches()
+        except baton.Failure as failure:
+            self._committer.stop()
+            if failure.kind != "output":
+                self._keep_what_is_done()
+            raise
+        self._committer.stop()
+        whole = self._rows.written == self._reader.total
+        self._channel.committed(self._rows.complete() if whole else self._rows.commit())
+
+    def _compute_batches(self) -> None:
+        """`quiesced` goes out once the last results are there, before they are written: the device is free."""
+        channel, batch, total = self._channel, self._batch, self._reader.total
+        computed_at = time.monotonic()
+        if batch is None:
+            channel.last_batch()
+        while batch is not None and not channel.draining:
+            if batch.end == total:
+                channel.last_batch()
+            results = self._call(batch)
+            computed_at = time.monotonic()
+            channel.progress(batch.end, total, self._rows.cursor)
+            is_last = batch.end == total or channel.draining
+            if is_last:
+                channel.quiesced(computed_at)
+            self._rows.write(batch.start, results)
+            self._committer.check()
+            if is_last:
+                return
+            batch = self._reader.next()
+        channel.quiesced(computed_at)
+
+    def _call(self, batch: inputs.Batch) -> dict[str, np.ndarray]:
+        """The model's results for the batch's items, padding cut off, on the host: there when this returns."""
+        try:
+            tensors = self._model.call(batch.tensors)
+            results = {name: tensor.numpy() for name, tensor in tensors.items()}
+        except Exception as error:  # a model is a program: it may raise anything
+            where = f"compute items {batch.start} to {batch.end - 1} with '{self._model_path}'"
+            if is_out_of_memory(error):
+                raise out_of_memory(where, error, batch.start) from error
+            reason = f"cannot {where}: {first_line(error)}; see the worker's log"
+            raise Refused("model", reason, batch.start) from error
+        padded = next(iter(batch.tensors.values())).shape[0]
+        outputs.storable(results, padded)
+        return {name: result[: batch.end - batch.start] for name, result in results.items()}
+
+    def _keep_what_is_done(self) -> None:
+        """Commit beside a failure, which is the one to report; this one's own goes to the log."""
+        try:
+            self._rows.commit()
+        except Refused:
+            traceback.print_exc(file=sys.stderr)
+
+
+def identity_of(spec: SessionSpec, total: int) -> outputs.Identity:
+    """What the session's rows are told by. `total`: items of the input."""
+    assert spec.model is not None
+    assert spec.input is not None
+    return outputs.Identity(
+        session=spec.name,
+        model_fingerprint=fingerprint.of_path(Path(spec.model)),
+        input_fingerprint=inputs.fingerprint_of(spec.input),
+        total=total,
+    )
+
+
+def check_batch_size(spec: SessionSpec, fixed: int | None) -> None:
+    """Raises Refused (batch_size) where the model takes another number of items a call, and no other."""
+    if spec.batch_size < 1 or (fixed is not None and spec.batch_size != fixed):
+        wanted = "at least 1 item" if fixed is None else f"exactly {fixed} items"
+        reason = f"cannot call '{spec.model}' with batch_size = {spec.batch_size}: it takes {wanted} a call"
+        raise Refused("batch_size", f"{reason}; set batch_size = {fixed or 1}")

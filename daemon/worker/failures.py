@@ -1,0 +1,53 @@
+"""What is said when a session cannot be run: one line with what, why and what to do. Knows no file format."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+import tensorflow as tf
+
+import baton
+
+Key = Literal["model", "signature", "batch_size", "input", "output"]
+
+KIND_OF_KEY: Final[dict[Key, str]] = {
+    "model": "model",
+    "signature": "model",
+    "batch_size": "model",
+    "input": "input",
+    "output": "output",
+}
+NOISE: Final = re.compile(
+    r"^(Graph execution error:|Detected at node|Stack trace|<stack traces|File \"|Traceback|\s*$|\d+ root error)"
+)
+DECORATION: Final = re.compile(r"\{\{[^}]*\}\}\s*|\s*\[Op:\w+\](\s*name:)?")
+
+
+class Refused(baton.Failure):
+    """A session that cannot be run as its file stands; `key` is the line of the file to look at."""
+
+    def __init__(self, key: Key, reason: str, item: int | None = None) -> None:
+        super().__init__(KIND_OF_KEY[key], reason, item)
+        self.key = key
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the host or the device ran out of memory."""
+    return isinstance(error, MemoryError | tf.errors.ResourceExhaustedError)
+
+
+def out_of_memory(doing: str, error: Exception, item: int | None = None) -> baton.Failure:
+    """The failure to report for an `error` that `is_out_of_memory`."""
+    return baton.Failure(
+        "memory", f"cannot {doing}: out of memory ({first_line(error)}); set a smaller batch_size", item
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The line of an error's text that says what happened; TensorFlow's begin with where it happened."""
+    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    text = DECORATION.sub("", text.split("[[")[0])
+    lines = [line.strip() for line in text.splitlines() if not NOISE.match(line.strip())]
+    line = lines[0] if lines else type(error).__name__
+    return line.rstrip(".;:")[:400]
