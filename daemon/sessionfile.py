@@ -5,9 +5,19 @@ Reads TOML and the file system; starts nothing and knows no lane.
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
 
 import msgspec
+
+from daemon import sessionpaths
+from daemon.documents import Document, Problems, meant, mistyped, parse_bytes, read, shown
+from states.work import Lead
+
+__all__ = ["DeviceAssignment", "Problems", "SessionSpec", "parse", "parse_bytes", "stated_bytes", "to_lead"]
 
 DeviceKind = Literal["cpu", "gpu"]
 
@@ -43,3 +53,210 @@ class DeviceAssignment(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None  # NVML's index, for people
     uuid: str | None = None  # what CUDA_VISIBLE_DEVICES gets
     memory_limit_bytes: int | None = None
+
+
+NAME_LIMIT = 100  # with a suffix it must still fit in the 255 bytes of a file name
+
+_KEYS: Mapping[str, Any] = get_type_hints(SessionSpec)
+_MODEL_ONLY = ("input", "output", "batch_size", "signature", "overwrite")
+_RUN_ONLY = ("prepare", "cwd")
+_RANGES = {"batch_size": (1, 2**31 - 1), "max_attempts": (1, 1_000_000), "priority": (-1_000_000, 1_000_000)}
+_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_PATTERNS: Mapping[str, tuple[str, str]] = {  # key: what it must look like, and how to say so
+    "name": (
+        rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LIMIT - 1}}}",
+        f"a name is 1 to {NAME_LIMIT} letters, digits, '.', '_' or '-', and begins with a letter or digit",
+    ),
+    "device": (
+        rf"any|cpu|gpu|gpu:\d{{1,4}}|GPU-{_UUID}|MIG-(?:GPU-)?{_UUID}(?:/\d+/\d+)?",
+        "give any, cpu, gpu, gpu:<index>, or a UUID as `nvidia-smi -L` prints it",
+    ),
+    "lead": (r"auto|(?:100(?:\.0+)?|\d{1,2}(?:\.\d+)?)%", 'give "auto", seconds as a number, or a percentage as "90%"'),
+}
+
+
+def parse(text: str, base: Path, *, source: str = "sessions.toml") -> list[SessionSpec]:
+    """The sessions of a session file, in its order.
+
+    `base` is the folder that relative paths are relative to, `source` what messages call the text. Raises
+    `Problems` with everything that is wrong.
+    """
+    base = base.absolute()
+    if not str(base).isprintable():  # it would get into every record, and could not be written in UTF-8
+        raise Problems([f"{source}: cannot use the folder {str(base)!r}: its name does not print; move the file"])
+    document = read(text, source)
+    problems = [
+        f"{document.where(key)}: {key}: a session file has no such key; every session is a [[session]] table"
+        for key in document.tables
+        if key != "session"
+    ]
+    tables = document.tables.get("session", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        problems.append(
+            f"{document.where('session')}: session: not a list of tables; write [[session]], in two brackets"
+        )
+        raise Problems(problems)
+    if not tables and not problems:
+        problems.append(f"{source}: has no [[session]] table, so there is nothing to submit")
+    entries = [_Entry(document, index, table, base) for index, table in enumerate(tables)]
+    for entry in entries:
+        problems += entry.problems()
+    problems += _between(entries)
+    if problems:
+        raise Problems(problems)
+    return [entry.spec() for entry in entries]
+
+
+def to_lead(spec: SessionSpec) -> Lead:
+    """When the session after this one is to be prepared, as the core takes it."""
+    if spec.lead == "auto":
+        return Lead()
+    if isinstance(spec.lead, str):
+        return Lead(fraction=float(spec.lead.removesuffix("%")) / 100)
+    return Lead(seconds=float(spec.lead))
+
+
+def stated_bytes(spec: SessionSpec) -> int | None:
+    """The need that the session states, in bytes."""
+    return None if spec.memory is None else parse_bytes(spec.memory)
+
+
+class _Entry:
+    """One `[[session]]` table while it is being checked."""
+
+    def __init__(self, document: Document, index: int, table: Mapping[str, Any], base: Path) -> None:
+        self.document, self.index, self.table, self.base = document, index, table, base
+        name = table.get("name")
+        self.name = name if isinstance(name, str) and name else None
+        self.sound: dict[str, Any] = {}  # the keys whose values are what they should be, looked at one by one
+
+    def says(self, key: str, message: str) -> str:
+        """One problem, with its place."""
+        name = shown(self.name)[1:-1] if self.name else f"session {self.index + 1}"
+        where = self.document.where("session", self.index, key)
+        return f"{where}: {name}: {key}: {message}" if key else f"{where}: {name}: {message}"
+
+    def problems(self) -> Iterator[str]:
+        """Everything that is wrong with this table by itself."""
+        for key, value in self.table.items():
+            wrong = self._value(key, value)
+            if wrong is None:
+                self.sound[key] = tuple(value) if isinstance(value, list) else value
+            else:
+                yield self.says(key, wrong)
+        if "name" not in self.table:
+            yield self.says("", "has no name; give name = …, unique among the sessions that have not ended")
+        yield from self._together()
+        for key, wrong in sessionpaths.problems(self.sound, self.base):
+            yield self.says(key, wrong)
+
+    def _value(self, key: str, value: object) -> str | None:
+        """What is wrong with one value, whatever the others are."""
+        if key not in _KEYS:
+            return f"no such key; {meant(key, _KEYS)}"
+        wrong = mistyped(value, _KEYS[key])
+        if wrong is not None:
+            return wrong
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and (not text or not text.isprintable()) and key != "run":
+                return f"{shown(text)} is empty, or has characters that do not print"
+            if isinstance(text, str) and "\0" in text:
+                return f"{shown(text)} has a NUL character"
+        if key in _RANGES:
+            low, high = _RANGES[key]
+            return None if isinstance(value, int) and low <= value <= high else f"must be {low} to {high}, not {value}"
+        return self._form(key, value)
+
+    def _form(self, key: str, value: object) -> str | None:
+        if key in _PATTERNS and isinstance(value, str) and not _matches(key, value):
+            return f"{shown(value)} is no {key}; {_PATTERNS[key][1]}"
+        if key == "lead" and isinstance(value, int | float) and value < 0:
+            return f"must be 0 seconds or more, not {value}"
+        if key == "after" and isinstance(value, list):
+            bad = next((name for name in value if not _matches("name", name)), None)
+            return None if bad is None else f"{shown(bad)} is no session's name; {_PATTERNS['name'][1]}"
+        if key == "memory" and isinstance(value, str | int):
+            try:
+                return (
+                    None if parse_bytes(value) > 0 else "must be more than 0 bytes; leave it out where it is not known"
+                )
+            except ValueError as error:
+                return str(error)
+        if key == "run" and isinstance(value, list) and not (value and value[0]):
+            return "names no program; give [program, argument, …]"
+        return None
+
+    def _together(self) -> Iterator[str]:
+        """Keys that are missing, or do not go together."""
+        table = self.table
+        if "model" in table and "run" in table:
+            yield self.says("run", "cannot be given together with model; one session is either a model or a program")
+        elif "run" in table:
+            for key in (key for key in _MODEL_ONLY if key in table):
+                yield self.says(key, "belongs to a session with a model; this one has run: take it out")
+        elif "model" in table:
+            for key in (key for key in ("input", "output") if key not in table):
+                yield self.says("", f"has a model but no {key}; give {key} = …")
+            for key in (key for key in _RUN_ONLY if key in table):
+                yield self.says(key, "belongs to a session with run; this one has a model: take it out")
+        else:
+            yield self.says("", "has neither model nor run; give model, input and output, or run = [program, …]")
+
+    def spec(self) -> SessionSpec:
+        """The session, paths absolute. Only for a table without problems."""
+        return SessionSpec(**{**self.sound, **sessionpaths.absolute(self.sound, self.base)})
+
+
+def _matches(key: str, text: str) -> bool:
+    return re.fullmatch(_PATTERNS[key][0], text, re.ASCII) is not None
+
+
+def _between(entries: list[_Entry]) -> Iterator[str]:
+    """What is wrong between the sessions of one file: names and outputs given twice, circles of `after`."""
+    names: dict[str, _Entry] = {}
+    outputs: dict[str, _Entry] = {}
+    for entry in entries:
+        name = entry.sound.get("name")
+        if name in names:
+            first = names[name].document.where("session", names[name].index, "name")
+            yield entry.says("name", f"given twice in this file (first at {first})")
+        elif name is not None:
+            names[name] = entry
+        output = sessionpaths.absolute(entry.sound, entry.base).get("output")
+        if output is None:
+            continue
+        real = os.path.realpath(output)
+        if real in outputs:
+            other = outputs[real].name or f"session {outputs[real].index + 1}"
+            yield entry.says(
+                "output", f"{shown(entry.sound['output'])} is the output of '{other}' too; give each its own"
+            )
+        else:
+            outputs[real] = entry
+    for circle in _circles({name: entry.sound.get("after", ()) for name, entry in names.items()}):
+        entry = names[circle[0]]
+        if len(circle) == 1:
+            yield entry.says("after", "names the session itself; it would wait for ever")
+        else:
+            chain = " → ".join((*circle, circle[0]))
+            yield entry.says("after", f"the sessions wait for each other: {chain}; take one of these out")
+
+
+def _circles(waits_for: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Every circle that a walk along `waits_for` closes, once. Without recursion: a file may hold thousands."""
+    finished: set[str] = set()
+    for start in waits_for:
+        if start in finished:
+            continue
+        path = {start: iter(dict.fromkeys(waits_for[start]))}  # in the order walked, with what is still to be tried
+        while path:
+            last = next(reversed(path))
+            name = next(path[last], None)
+            if name is None:
+                finished.add(last)
+                del path[last]
+            elif name in path:
+                walked = list(path)
+                yield tuple(walked[walked.index(name) :])
+            elif name in waits_for and name not in finished:
+                path[name] = iter(dict.fromkeys(waits_for[name]))

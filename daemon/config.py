@@ -1,0 +1,305 @@
+"""The daemon's configuration: every key, its default, where it is read from. Reads; changes and decides nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_type_hints
+
+import msgspec
+
+from daemon.documents import Document, Problems, meant, mistyped, parse_bytes, read, shown
+from states.snapshot import MIB, Limits
+
+__all__ = ["Config", "Control", "History", "Log", "Memory", "Problems", "find", "load"]
+
+Environment: TypeAlias = Mapping[str, str]
+
+FILE_NAME = "batond.toml"
+SYSTEM_FILE = Path("/etc/batond") / FILE_NAME
+SOCKET_PATH_LIMIT_BYTES = 107  # sun_path has 108, the last one is NUL
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True):
+    """The control socket: where it is, and who may use it."""
+
+    socket: Path
+    group: str | None = None  # its members may act too; None: only batond's own user and root
+    mode: int = 0o660  # of the socket file: who may connect at all
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a lane's memory is read."""
+
+    interval_s: float = 1.0
+    handover_interval_s: float = 0.02  # while a session waits for memory
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the past is kept: what is older goes, and the oldest of what is too much."""
+
+    days: float = 30.0
+    size_bytes: int = 256 * MIB
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """The log on standard output."""
+
+    format: Literal["auto", "json", "pretty"] = "auto"  # auto: pretty on a terminal
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """All of the configuration. `source` is the file it was read from; None: there was none."""
+
+    state_dir: Path
+    cache_dir: Path
+    log_dir: Path
+    control: Control
+    launcher: Literal["auto", "forkserver", "exec"] = "auto"
+    limits: Limits = Limits()
+    memory: Memory = Memory()
+    history: History = History()
+    log: Log = Log()
+    source: Path | None = None
+
+
+def find(env: Environment) -> Path | None:
+    """The file that is read where none is named; None where there is none."""
+    places = [Path(folder) / FILE_NAME for folder in _systemd(env, "CONFIGURATION_DIRECTORY")]
+    places.append(SYSTEM_FILE)
+    home = _home(env)
+    if env.get("XDG_CONFIG_HOME"):
+        places.append(Path(env["XDG_CONFIG_HOME"]) / "batond" / FILE_NAME)
+    elif home is not None:
+        places.append(home / ".config" / "batond" / FILE_NAME)
+    return next((place for place in places if place.is_file()), None)
+
+
+def load(
+    path: Path | None = None,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    env: Environment | None = None,
+) -> Config:
+    """The configuration from `path`, or the first file in the usual places, or the defaults alone.
+
+    `overrides` come from the command line, as dotted keys (`log.format`); None means not given. Raises `Problems`
+    with everything that is wrong.
+    """
+    env = os.environ if env is None else env
+    path = find(env) if path is None else path
+    document = Document("defaults", {}, {})
+    if path is not None:
+        try:
+            document = read(path.read_text("utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise Problems(
+                [f"cannot read the configuration {path}: {why}; mend it or name another by --config"]
+            ) from error
+    reader = _Reader(env)
+    reader.table(document.tables, document, _KEYS, (), (path or Path()).absolute().parent)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            reader.override(key, value)
+    config = reader.config(path)
+    if reader.problems or config is None:
+        raise Problems(reader.problems)
+    return config
+
+
+def _systemd(env: Environment, name: str) -> list[str]:
+    """What systemd's *Directory= settings become: absolute paths, separated by colons."""
+    return [folder for folder in env.get(name, "").split(":") if folder]
+
+
+def _home(env: Environment) -> Path | None:
+    if env.get("HOME"):
+        return Path(env["HOME"])
+    try:
+        return Path.home()
+    except RuntimeError:  # this user has no entry: a service's dynamic one
+        return None
+
+
+def _keys(kind: Any) -> dict[str, Any]:
+    names = kind.__struct_fields__ if issubclass(kind, msgspec.Struct) else [f.name for f in dataclasses.fields(kind)]
+    hints = get_type_hints(kind)
+    return {name: hints[name] for name in names}
+
+
+# The tables of the file are the structs' fields, and what is below them is their keys.
+_KEYS: dict[str, Any] = {name: wanted for name, wanted in _keys(Config).items() if name != "source"}
+_TABLES: dict[str, type] = {
+    name: kind for name, kind in _KEYS.items() if kind in (Control, Limits, Memory, History, Log)
+}
+
+
+def _wanted(key: str, annotation: Any) -> Any:
+    """What a key's value is in TOML."""
+    if key == "control.mode" or annotation is Path:
+        return str
+    return str | int if key.endswith("_bytes") else annotation
+
+
+class _Reader:
+    """Values by dotted key while they are gathered and checked."""
+
+    def __init__(self, env: Environment) -> None:
+        self.env = env
+        self.values: dict[str, Any] = {}
+        self.places: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def table(
+        self, table: Mapping[str, Any], document: Document, keys: Mapping[str, Any], place: tuple[str, ...], base: Path
+    ) -> None:
+        """Take over the values of one table, and of the tables in it."""
+        for name, value in table.items():
+            key = ".".join((*place, name))
+            where = document.where(*place, name)
+            if name not in keys:
+                self.problems.append(f"{where}: {key}: no such key; {meant(name, keys)}")
+            elif not place and name in _TABLES:
+                if isinstance(value, dict):
+                    self.table(value, document, _keys(_TABLES[name]), (name,), base)
+                else:
+                    self.problems.append(f"{where}: {key}: must be a table, as [{name}]; not {shown(value)}")
+            else:
+                self._take(key, keys[name], value, where, base)
+
+    def override(self, key: str, value: object) -> None:
+        """Take over a value from the command line; paths there are relative to the working directory."""
+        table, _, name = key.rpartition(".")
+        keys = _keys(_TABLES[table]) if table in _TABLES else ({} if table else _KEYS)
+        if name not in keys or key in _TABLES:
+            known = [k for k in _KEYS if k not in _TABLES] + [
+                f"{t}.{n}" for t, kind in _TABLES.items() for n in _keys(kind)
+            ]
+            self.problems.append(f"command line: {key}: no such key; {meant(key, known)}")
+            return
+        self._take(key, keys[name], str(value) if isinstance(value, Path) else value, "command line", Path.cwd())
+
+    def _take(self, key: str, annotation: Any, value: Any, where: str, base: Path) -> None:
+        wrong = mistyped(value, _wanted(key, annotation))
+        if wrong is None:
+            try:
+                self.values[key] = self._value(key, annotation, value, base)
+                self.places[key] = where
+                return
+            except ValueError as error:
+                wrong = str(error)
+        self.problems.append(f"{where}: {key}: {wrong}")
+
+    def _value(self, key: str, annotation: Any, value: Any, base: Path) -> Any:
+        """The value as the configuration holds it. Raises ValueError, in words."""
+        if annotation is Path:
+            return self._path(value, base)
+        if key == "control.mode":
+            return _mode(value)
+        if key.endswith("_bytes"):
+            return parse_bytes(value)
+        if key == "control.group":
+            return _group(value)
+        if annotation is float:
+            value = float(value)
+            if value < 0 or (value == 0 and key.endswith(("timeout_s", "interval_s"))):
+                raise ValueError(f"must be more than 0, not {shown(value)}")
+        if annotation is int and value < 1:
+            raise ValueError(f"must be 1 or more, not {value}")
+        return value
+
+    def _path(self, text: str, base: Path) -> Path:
+        if not text or "\0" in text:
+            raise ValueError(f"must be a path, not {shown(text)}")
+        home = _home(self.env)
+        if text == "~" or text.startswith("~/"):
+            if home is None:
+                raise ValueError(f"cannot use {text!r}: this user has no home directory; give an absolute path")
+            return Path(os.path.normpath(home / text[2:]))
+        return Path(os.path.normpath(base / text))
+
+    def config(self, source: Path | None) -> Config | None:
+        """All of it, with the defaults; None where something is missing. Adds what is wrong between keys."""
+        state = self._folder("state_dir", "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")
+        cache = self._folder("cache_dir", "CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache")
+        if state is None or cache is None:
+            return None
+        logs = _systemd(self.env, "LOGS_DIRECTORY")
+        log_dir = self.values.get("log_dir") or (Path(logs[0]) if logs else state / "log")
+        self.values.setdefault("control.socket", self._socket(state))
+        length = len(os.fsencode(self.values["control.socket"]))
+        if length > SOCKET_PATH_LIMIT_BYTES:
+            self._together(
+                "control.socket",
+                f"the path has {length} bytes, a Unix socket's at most {SOCKET_PATH_LIMIT_BYTES}: give a shorter one",
+            )
+        limits = self._made(Limits)
+        if limits.backoff_cap_s < limits.backoff_s:
+            self._together("limits.backoff_cap_s", f"must be at least backoff_s ({limits.backoff_s:g})")
+        return Config(
+            state_dir=state,
+            cache_dir=cache,
+            log_dir=log_dir,
+            control=self._made(Control),
+            limits=limits,
+            memory=self._made(Memory),
+            history=self._made(History),
+            log=self._made(Log),
+            source=None if source is None else source.absolute(),
+            **({"launcher": self.values["launcher"]} if "launcher" in self.values else {}),
+        )
+
+    def _together(self, key: str, wrong: str) -> None:
+        self.problems.append(f"{self.places.get(key, 'defaults')}: {key}: {wrong}")
+
+    def _made(self, kind: Callable[..., Any]) -> Any:
+        table = next(name for name, known in _TABLES.items() if known is kind)
+        prefix = f"{table}."
+        return kind(**{k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)})
+
+    def _folder(self, key: str, systemd: str, xdg: str, below_home: str) -> Path | None:
+        if key in self.values:
+            return Path(self.values[key])
+        given = _systemd(self.env, systemd)
+        if given:
+            return Path(given[0])
+        if self.env.get(xdg):
+            return Path(self.env[xdg]) / "batond"
+        home = _home(self.env)
+        if home is None:
+            self.problems.append(
+                f"defaults: {key}: cannot choose one: neither {systemd} nor {xdg} is set, and this user has no home "
+                f"directory; set {key}"
+            )
+            return None
+        return home / below_home / "batond"
+
+    def _socket(self, state: Path) -> Path:
+        given = _systemd(self.env, "RUNTIME_DIRECTORY")
+        if given:
+            return Path(given[0]) / "control.sock"
+        if self.env.get("XDG_RUNTIME_DIR"):
+            return Path(self.env["XDG_RUNTIME_DIR"]) / "batond" / "control.sock"
+        return state / "control.sock"  # a folder of our own; /tmp is everybody's
+
+
+def _mode(text: str) -> int:
+    if not (text and all(digit in "01234567" for digit in text) and int(text, 8) <= 0o777):
+        raise ValueError(f'must be octal permissions as "0660", not {shown(text)}')
+    if int(text, 8) & 0o600 != 0o600:
+        raise ValueError(f"must let batond's own user read and write (0600), not {shown(text)}")
+    return int(text, 8)
+
+
+def _group(name: str) -> str | None:
+    if not name:
+        return None
+    try:
+        return grp.getgrnam(name).gr_name
+    except KeyError:
+        raise ValueError(f"there is no group {name!r} on this host; make it (groupadd) or take it out") from None

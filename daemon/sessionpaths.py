@@ -1,0 +1,184 @@
+"""The paths of a session: made absolute, and checked as far as looking at the file system goes. Opens no file."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Values: TypeAlias = Mapping[str, Any]  # the keys of one [[session]] table whose values are of the right kind
+
+_MODELS = "give a SavedModel directory or a .keras file"
+
+
+def absolute(values: Values, base: Path) -> dict[str, Any]:
+    """What the session's paths become when they are relative to `base`; `cwd` is `base` where a program gives none."""
+    found: dict[str, Any] = {
+        key: os.path.normpath(base / values[key]) for key in ("model", "output", "cwd") if key in values
+    }
+    if "input" in values:
+        found["input"] = _input(values["input"], base)
+    if "run" in values:
+        program, *arguments = values["run"]
+        found["run"] = (os.path.normpath(base / program) if "/" in program else program, *arguments)
+        found.setdefault("cwd", str(base))
+    return found
+
+
+def problems(values: Values, base: Path) -> Iterator[tuple[str, str]]:
+    """What is wrong with the paths, as (key, message).
+
+    A session with `after` may name what its predecessors make: what it reads is not looked for yet.
+    """
+    paths = absolute(values, base)
+    for key, check in _CHECKS.items():
+        if key not in values:
+            continue
+        try:
+            wrong = check(values[key], paths[key], values, base)
+        except OSError as error:  # a folder on the way may not be looked into, or a name is too long
+            wrong = (
+                f"cannot look at {values[key]!r}: {error.strerror} ({error.filename}); mend that or give another path"
+            )
+        if wrong is not None:
+            yield key, wrong
+
+
+def _awaited(values: Values) -> bool:
+    return bool(values.get("after"))
+
+
+def _is_pattern(text: str) -> bool:
+    return glob.has_magic(text)
+
+
+def _input(text: str, base: Path) -> str:
+    """Only what was written in the file is a pattern: a `[` in the folder's own name is not."""
+    path = os.path.normpath(base / text)
+    if not _is_pattern(text) or os.path.lexists(path):
+        return path
+    return os.path.normpath(Path(glob.escape(str(base))) / text)
+
+
+def _model_form(text: str) -> str | None:
+    """What the path alone tells."""
+    suffix = Path(text).suffix.lower()
+    if suffix in (".h5", ".hdf5"):
+        return (
+            f"cannot use {text!r}: HDF5 files are not supported; save the model again with model.save('NAME.keras') "
+            f"or model.export('DIRECTORY')"
+        )
+    if suffix in (".pb", ".pbtxt"):
+        what = (
+            "give the directory that holds it"
+            if Path(text).stem == "saved_model"
+            else f"frozen graphs are not supported; {_MODELS}"
+        )
+        return f"cannot use the file {text!r}: {what}"
+    if suffix in (".tflite", ".onnx", ".pt", ".pth", ".safetensors"):
+        return f"cannot use {text!r}: {suffix} files are not supported; {_MODELS}"
+    return None
+
+
+def _model(text: str, where: str, values: Values, _base: Path) -> str | None:
+    path = Path(where)
+    wrong = _model_form(text)
+    if wrong is not None or _awaited(values):
+        return wrong
+    if not path.exists():
+        return f"cannot find {text!r} (looked in {path}); {_MODELS}"
+    if not os.access(path, os.R_OK):
+        return f"cannot read {text!r} ({path}) as user {os.geteuid()}; give batond's user the right to read it"
+    if path.is_dir():
+        if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
+            return None
+        versions = sorted(entry.parent.name for entry in path.glob("*/saved_model.pb"))
+        if versions:
+            nearer = os.path.join(text, versions[-1])  # noqa: PTH118 - the text as written, not a path made plain
+            return f"{text!r} is a directory without saved_model.pb, but {nearer!r} has one; give that"
+        return f"{text!r} is a directory without saved_model.pb ({path}); {_MODELS}"
+    if path.suffix.lower() != ".keras":
+        return f"cannot use the file {text!r}: its format is not known; {_MODELS}"
+    return f"{text!r} is an empty file ({path}); save the model again" if path.stat().st_size == 0 else None
+
+
+def _readable(text: str, path: str, values: Values, _base: Path) -> str | None:
+    if _awaited(values):
+        return None
+    if os.path.lexists(path):  # also where its name has a `*`
+        found = [Path(path)]
+    elif _is_pattern(text):
+        found = [Path(match) for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]  # noqa: PTH207 - the pattern is absolute: Path.glob takes none
+    else:
+        return f"cannot find {text!r} (looked in {path}); give a .npy file, or TFRecord files by path or pattern"
+    if not found:
+        return f"no file matches {text!r} (looked in {path}); give a .npy file, or TFRecord files by path or pattern"
+    for file in found:
+        if file.is_dir():
+            return f"{text!r} is a directory ({path}); give a .npy file, or TFRecord files by path or pattern"
+        if not file.exists():
+            return f"{text!r} is a link to nothing ({file}); mend the link or give another input"
+        if not os.access(file, os.R_OK):
+            return f"cannot read {str(file)!r} as user {os.geteuid()}; give batond's user the right to read it"
+    if all(file.stat().st_size == 0 for file in found):
+        what = (
+            f"{text!r} is an empty file ({path})" if len(found) == 1 else f"every file that matches {text!r} is empty"
+        )
+        return f"{what}; there is nothing to compute"
+    return None
+
+
+def _output(text: str, where: str, values: Values, base: Path) -> str | None:
+    path = Path(where)
+    if "model" in values:
+        model = os.path.realpath(base / values["model"])
+        if Path(os.path.realpath(path)).is_relative_to(model):
+            return f"{text!r} is inside the model's own directory ({model}); give a folder of its own"
+    if path.exists() and not path.is_dir():
+        return f"{text!r} is a file ({path}); give a directory"
+    parent = path
+    while not parent.exists():
+        if parent.is_symlink():
+            return f"cannot make {text!r}: {parent} is a link to nothing; mend the link or give another output"
+        parent = parent.parent
+    if not parent.is_dir():
+        return f"cannot make {text!r}: {parent} is a file; give another output"
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return f"cannot write {text!r}: user {os.geteuid()} may not write in {parent}; give batond's user that right"
+    return None
+
+
+def _program(command: Sequence[str], absolute_command: Sequence[str], values: Values, base: Path) -> str | None:
+    text, path = command[0], absolute_command[0]
+    if "/" not in text:
+        if shutil.which(text) is not None:
+            return None
+        if (base / text).is_file():
+            return f"cannot find {text!r} on PATH; for the file beside this one write './{text}'"
+        return f"cannot find {text!r} on PATH ({os.environ.get('PATH', '')}); install it, or give its path"
+    if _awaited(values):
+        return None
+    program = Path(path)
+    if not program.is_file():
+        return f"cannot find the program {text!r} (looked in {path}); give a program on PATH or a path"
+    if not os.access(program, os.X_OK):
+        return f"cannot execute {text!r} ({path}); make it executable (chmod +x), or run it by its interpreter"
+    return None
+
+
+def _folder(text: str, path: str, values: Values, _base: Path) -> str | None:
+    if _awaited(values) or Path(path).is_dir():
+        return None
+    return f"{text!r} is no directory (looked at {path}); make it, or take cwd out"
+
+
+_CHECKS: Mapping[str, Callable[[Any, Any, Values, Path], str | None]] = {
+    "model": _model,
+    "input": _readable,
+    "output": _output,
+    "run": _program,
+    "cwd": _folder,
+}

@@ -1,0 +1,269 @@
+"""What the shell itself has to tell, as events of the log; and how any event becomes the fields of a line. No output.
+
+Each class is one event, in the manner of `states.notes`: `event` is its name in the log, `level` its weight, its
+fields are the dataclass's own. What the record keeps, what the log says and what clients are sent are these fields.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from typing import Any, ClassVar, TypeAlias, get_args
+
+from states.notes import LaneMoved, Note, ProfileLearned, SessionQueued
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStarted:
+    """The daemon is ready. `sessions`: how many it found queued from an earlier life."""
+
+    event: ClassVar[str] = "daemon.started"
+    level: ClassVar[str] = "info"
+    version: str
+    pid: int
+    lanes: tuple[str, ...]
+    sessions: int
+    launcher: str
+    state_dir: str
+    socket: str
+    config: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStopping:
+    """The daemon was asked to end; it waits for `sessions` to hand back what they have."""
+
+    event: ClassVar[str] = "daemon.stopping"
+    level: ClassVar[str] = "info"
+    reason: str
+    sessions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStopped:
+    """The daemon ends now. `stopping_s`: since it was asked to; `left`: sessions still in the queue."""
+
+    event: ClassVar[str] = "daemon.stopped"
+    level: ClassVar[str] = "info"
+    stopping_s: float
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonBroke:
+    """A fault of batond's own ended it. Its workers commit what they have and exit; `trace` belongs into a report."""
+
+    event: ClassVar[str] = "daemon.broke"
+    level: ClassVar[str] = "error"
+    reason: str
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonReloaded:
+    """The configuration was read again. `changed`: the keys that are different now."""
+
+    event: ClassVar[str] = "daemon.reloaded"
+    level: ClassVar[str] = "info"
+    config: str | None
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRefused:
+    """The configuration could not be read again; the one before stays."""
+
+    event: ClassVar[str] = "reload.refused"
+    level: ClassVar[str] = "error"
+    config: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRefused:
+    """Someone at the control socket may not do what was asked, or spoke out of turn."""
+
+    event: ClassVar[str] = "client.refused"
+    level: ClassVar[str] = "warning"
+    method: str | None
+    reason: str
+    uid: int | None
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSetAside:
+    """The database was damaged. It lies at `path` now; what it knew of queue and history is not in the new one."""
+
+    event: ClassVar[str] = "store.set_aside"
+    level: ClassVar[str] = "error"
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorePruned:
+    """What is older or more than the configuration keeps was taken out of the history."""
+
+    event: ClassVar[str] = "store.pruned"
+    level: ClassVar[str] = "debug"
+    decisions: int
+    sessions: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailed:
+    """A decision could not be recorded. Until it can be, nothing new is started or promoted."""
+
+    event: ClassVar[str] = "record.failed"
+    level: ClassVar[str] = "error"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordResumed:
+    """Decisions can be recorded again; those that were held back are."""
+
+    event: ClassVar[str] = "record.resumed"
+    level: ClassVar[str] = "warning"
+    decisions: int
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUnreadable:
+    """A session's own record makes no sense; it is failed, for it cannot be run."""
+
+    event: ClassVar[str] = "session.unreadable"
+    level: ClassVar[str] = "error"
+    session: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherFellBack:
+    """Workers are started in another way than configured or preferred: slower, and just as sound."""
+
+    event: ClassVar[str] = "launcher.fell_back"
+    level: ClassVar[str] = "warning"
+    wanted: str
+    used: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFound:
+    """A worker of an earlier daemon is still there. `action`: what is done with it."""
+
+    event: ClassVar[str] = "worker.found"
+    level: ClassVar[str] = "warning"
+    session: str
+    generation: int
+    pid: int
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMisspoke:
+    """A worker broke the protocol; it is ended."""
+
+    event: ClassVar[str] = "worker.misspoke"
+    level: ClassVar[str] = "error"
+    lane: str | None
+    session: str
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUnread:
+    """A lane's memory cannot be read; nothing is started there until it can."""
+
+    event: ClassVar[str] = "memory.unread"
+    level: ClassVar[str] = "warning"
+    lane: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogDropped:
+    """Whoever reads the log was too slow, or its disk was full: `lines` lines before this one are lost."""
+
+    event: ClassVar[str] = "log.dropped"
+    level: ClassVar[str] = "warning"
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class LibrarySpoke:
+    """Something that batond is built on logged a warning or an error."""
+
+    event: ClassVar[str] = "library.spoke"
+    level: ClassVar[str] = "warning"
+    logger: str
+    message: str
+    trace: str | None
+
+
+Story: TypeAlias = (
+    DaemonStarted
+    | DaemonStopping
+    | DaemonStopped
+    | DaemonBroke
+    | DaemonReloaded
+    | ReloadRefused
+    | ClientRefused
+    | StoreSetAside
+    | StorePruned
+    | RecordFailed
+    | RecordResumed
+    | SessionUnreadable
+    | LauncherFellBack
+    | WorkerFound
+    | WorkerMisspoke
+    | MemoryUnread
+    | LogDropped
+    | LibrarySpoke
+)
+
+EVENTS: tuple[type[Note | Story], ...] = (*get_args(Note), *get_args(Story))
+RENAMED: dict[type, dict[str, str]] = {LaneMoved: {"from_state": "from", "to_state": "to"}}  # `from` is no Python name
+
+_OWN: dict[type, tuple[tuple[str, str], ...]] = {
+    cls: tuple((f.name, RENAMED.get(cls, {}).get(f.name, f.name)) for f in dataclass_fields(cls)) for cls in EVENTS
+}
+
+
+def fields(note: Note | Story) -> dict[str, Any]:
+    """The note as a line's fields: `event`, `level`, `lane` and `session` (None where there is none), then its own.
+
+    Plain values only: any JSON writer takes them. Seconds are rounded to microseconds.
+    """
+    line: dict[str, Any] = {"event": note.event, "level": note.level, "lane": None, "session": None}
+    match note:
+        case SessionQueued(session=session):
+            line |= {"lane": note.lane, "session": session.name, "reason": plain(note.reason)}
+            line |= {"cursor": session.cursor, "total": session.total, "attempt": session.attempt}
+            line |= {"priority": session.priority, "device": session.device}
+        case ProfileLearned(profile=profile):
+            line |= {"key": plain(note.key), "prepared_s": plain(profile.prepared_s)}
+            line |= {"alone_s": plain(profile.alone_s), "peak_bytes": profile.peak_bytes}
+        case _:
+            for name, said in _OWN[type(note)]:
+                line[said] = plain(getattr(note, name))
+    return line
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON and UTF-8 can carry: file names that are not UTF-8 come out with escapes."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    if isinstance(value, dict):
+        return {plain(key): plain(part) for key, part in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""Tests: the core without sleeps, the shell with real processes and sockets."""

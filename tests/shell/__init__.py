@@ -1,0 +1,1 @@
+"""Each module of the shell, with real processes, sockets and files."""
