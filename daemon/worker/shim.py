@@ -136,7 +136,8 @@ class Shim:
             poll.register(self._program.sock, select.POLLIN)
         for fd, _ in poll.poll():
             if fd == self._wake_r:
-                self._reap()
+                if self._woken() and self._program is None:
+                    raise EarlyEndError(children.exit_status(-signal.SIGTERM))
             elif fd == self._daemon.sock.fileno():
                 for line in self._daemon.lines():
                     self._from_daemon(line)
@@ -217,6 +218,8 @@ class Shim:
         self._program.say("assign", **self._assignment)
         if not self._spec["prepare"]:
             self._program.say("go")
+        if self._woken() and self._status is None:  # it was for the whole group, and came before the program was in it
+            os.kill(self._pid, signal.SIGTERM)
 
     def _from_program(self, program: Wire) -> None:
         for line in program.lines():
@@ -238,17 +241,19 @@ class Shim:
             elif self._spec["prepare"] or kind not in UPWARD_SILENT:
                 self._daemon.pass_on(line)
 
-    def _reap(self) -> None:
-        """Bury every child that ended: the program, and what it orphaned."""
+    def _woken(self) -> bool:
+        """Bury every child that ended: the program, and what it orphaned. Whether there was a SIGTERM too."""
+        numbers = b""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_r, 1 << 16)
+            numbers = os.read(self._wake_r, 1 << 16)
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
-                    return
+                    break
                 if pid == self._pid:
                     self._status = os.waitstatus_to_exitcode(status)
+        return signal.SIGTERM in numbers
 
     # The end
 
@@ -260,6 +265,8 @@ class Shim:
         while program.open:  # it has ended, and so has all that could write there: this comes to the end of file
             self._from_program(program)
         asked = bool(self._told & {"drain", "cancel"}) or not self._daemon.open
+        if "quiesced" not in self._said and not self._said & {"progress", "last_batch"}:
+            self._count(status)
         self._keep(status)
         if "failed" in self._said:
             return children.exit_status(status) or 1
@@ -275,7 +282,7 @@ class Shim:
 
     def _end_early(self, status: int, *, asked: bool) -> int:
         if asked:
-            return 0
+            return 0 if self._daemon.open else baton.EXIT_DAEMON_LOST
         if status == 0:
             reason = (
                 "the program ended before the device was its own; have it call session.ready(), or leave out prepare"
@@ -290,16 +297,15 @@ class Shim:
         last = children.last_line(self._log_start)
         self._daemon.say("failed", kind=kind, reason=reason + (f": {last}" if last else ""), item=None)
 
+    def _count(self, status: int) -> None:
+        """A program that counts nothing is one item: done, or to be done again."""
+        self._done = 1 if status == 0 and not self._terminated else 0
+        self._cursor, self._total = self._done, 1
+
     def _finish(self) -> None:
         """The account of a program that ended as it should, where it has not given it itself."""
         if "quiesced" not in self._said:
-            if not self._said & {
-                "progress",
-                "last_batch",
-            }:  # it counts nothing: it is one item, done or to be done again
-                self._done = 0 if self._terminated else 1
-                self._cursor, self._total = self._done, 1
-                self._daemon.say("progress", done=self._done, total=1, cursor=self._cursor, rss_bytes=0)
+            self._daemon.say("progress", done=self._done, total=self._total, cursor=self._cursor, rss_bytes=0)
             remaining = 0 if self._total is None else max(self._total - self._done, 0)
             self._daemon.say("quiesced", at=time.monotonic(), done=self._done, remaining=remaining)
         if "committed" not in self._said:

@@ -1,0 +1,193 @@
+"""Starts worker processes: forked from a server that has TensorFlow imported, or in an interpreter of their own.
+
+Knows neither the protocol nor when a session is due. Fork or exec: a started process is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from daemon.launchers import PACKAGES, ForkServer, execute, extended, inherited, own_environment
+from daemon.processes import CannotStartError, Process
+from daemon.sessionfile import DeviceAssignment, SessionSpec
+
+SERVE: Final = "daemon.worker.main:serve"
+INSPECT: Final = "daemon.worker.main:inspect"
+PRELOAD: Final = ("daemon.worker.batch", "daemon.worker.inspector")  # TensorFlow, and all that the two entries need
+INSPECT_TIMEOUT_S: Final = 180.0  # at the lowest priority, beside a running session, with TensorFlow to import
+DEATHS_LIMIT: Final = 3  # of fork servers, before no other is started
+ANSWER_LIMIT_BYTES: Final = 1 << 20
+# It needs the standard library and baton.py only, so -S (no site-packages): it is up in 40 ms. Where batond's packages
+# are, goes neither into the environment nor onto the path of the program that it starts.
+RUN_SHIM: Final = (
+    f"import sys; sys.path.append({str(PACKAGES)!r}); from daemon.worker import shim; sys.exit(shim.main())"
+)
+
+
+class Nursery:
+    """Where workers come from. One for the daemon's life."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        say: Callable[[str], None],
+        use_fork_server: bool = True,
+        preload: tuple[str, ...] = PRELOAD,
+    ) -> None:
+        """directory: private and writable, for the library, exit records, the server's log.
+
+        say: told once of what is degraded.
+        """
+        self._directory = directory
+        self._say = say
+        self._preload = preload
+        self._server: ForkServer | None = None
+        self._forks = use_fork_server
+        self._deaths = 0
+        self._warming = asyncio.Lock()
+        self._library = _install_library(directory / "lib")
+        self.exit_records = directory / "exits"
+        self.exit_records.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def forks(self) -> bool:
+        """Whether built-in workers are forked, as far as is known."""
+        return self._forks
+
+    @property
+    def server_pid(self) -> int | None:
+        """The fork server's process; None where there is none."""
+        return self._server.pid if self._server is not None and self._server.alive else None
+
+    async def warm(self) -> None:
+        """Have the fork server import TensorFlow now, rather than when the first worker is due."""
+        await self._living_server()
+
+    async def start(
+        self, spec: SessionSpec, device: DeviceAssignment, generation: int, channel: socket.socket, log_fd: int
+    ) -> Process:
+        """A process for the session, on its end of the channel. Both descriptors stay the caller's.
+
+        Raises CannotStartError.
+        """
+        visible = _device_environment(device)
+        if spec.run is not None:
+            record = str(self.exit_records / f"{generation}.json")
+            environment = {**inherited(), **visible, "BATON_FD": str(channel.fileno())}
+            environment["PYTHONPATH"] = extended(self._library, environment.get("PYTHONPATH"))
+            return await execute((sys.executable, "-S", "-P", "-c", RUN_SHIM, record), environment, channel, log_fd)
+        return await self._built_in(SERVE, (), visible, channel, log_fd)
+
+    async def inspect(self, specs: list[SessionSpec], *, lower: Callable[[Process], None]) -> list[dict[str, Any]]:
+        """What only TensorFlow can tell of built-in sessions, one answer each, in order.
+
+        lower: called with the process once it is there. What is in an answer: daemon/worker/inspector.py.
+        A crash or a time-out is each remaining spec's `error`.
+        """
+        ours, theirs = socket.socketpair()
+        answers: list[dict[str, Any]] = []
+        log_path = self._directory / "inspector.log"
+        with log_path.open("wb") as log, theirs:
+            try:
+                process = await self._built_in(
+                    INSPECT, ("inspect",), {"CUDA_VISIBLE_DEVICES": ""}, theirs, log.fileno()
+                )
+            except CannotStartError as error:
+                ours.close()
+                return [_uninspected(spec, f"cannot inspect it: {error}") for spec in specs]
+        lower(process)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=ANSWER_LIMIT_BYTES)
+        why = f"its inspection gave no answer within {INSPECT_TIMEOUT_S:.0f} s"
+        try:
+            async with asyncio.timeout(INSPECT_TIMEOUT_S):
+                with suppress(ConnectionError):  # it died with our request unread
+                    writer.write(msgspec.json.encode({"type": "inspect", "specs": specs}) + b"\n")
+                    while len(answers) < len(specs) and (line := await reader.readline()).endswith(b"\n"):
+                        answers.append(json.loads(line))
+                if len(answers) < len(specs):
+                    why = f"its inspection ended with status {await process.exited}; see {log_path}"
+        except TimeoutError:
+            pass
+        except ValueError as error:  # no JSON, or a line without end
+            why = f"its inspection gave no answer that can be read: {error}"
+        finally:
+            process.signal_group(signal.SIGKILL)
+            writer.close()
+        return answers + [_uninspected(spec, why) for spec in specs[len(answers) :]]
+
+    def close(self) -> None:
+        """Let the fork server end. Living workers go on."""
+        self._forks = False
+        if self._server is not None:
+            self._server.close()
+
+    async def _built_in(
+        self, entry: str, arguments: tuple[str, ...], visible: dict[str, str], channel: socket.socket, log_fd: int
+    ) -> Process:
+        server = await self._living_server()
+        if server is not None:
+            with suppress(CannotStartError):  # an interpreter of its own does as well, only later
+                return await server.fork(entry, visible, channel, log_fd)
+        command = (sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "daemon.worker", *arguments)
+        environment = {**own_environment(), **visible, "BATON_FD": str(channel.fileno())}
+        return await execute(command, environment, channel, log_fd)
+
+    async def _living_server(self) -> ForkServer | None:
+        """The fork server, started where it is not there; None where there is to be none."""
+        async with self._warming:
+            if not self._forks or (self._server is not None and self._server.alive):
+                return self._server if self._forks else None
+            if self._server is not None:
+                self._deaths += 1
+            why: str | None = f"it died {self._deaths} times"
+            if self._deaths < DEATHS_LIMIT:
+                self._server = ForkServer(self._preload, self._directory / "forkserver.log")
+                why = await self._server.start()
+            if why is None and self._forks:
+                return self._server
+            if self._forks:
+                self._forks = False
+                self._say(
+                    f"cannot use the fork server: {why}; each worker imports TensorFlow itself, which takes seconds"
+                )
+            self._server = None
+            return None
+
+
+def _uninspected(spec: SessionSpec, reason: str) -> dict[str, Any]:
+    return {"type": "inspected", "session": spec.name, "error": {"key": "model", "reason": reason}}
+
+
+def _device_environment(device: DeviceAssignment) -> dict[str, str]:
+    """What shows a process its device and no other: NVML and CUDA count devices differently, so by UUID."""
+    if device.kind == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": device.uuid or str(device.index),
+    }
+
+
+def _install_library(directory: Path) -> Path:
+    """A folder that holds baton.py and nothing else: the rest of batond's packages are none of a program's business."""
+    found = importlib.util.find_spec("baton")
+    assert found is not None
+    assert found.origin is not None
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = directory / ".baton.py.partial"
+    shutil.copyfile(found.origin, partial)
+    partial.replace(directory / "baton.py")
+    return directory

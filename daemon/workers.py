@@ -1,0 +1,382 @@
+"""The living workers: what they say becomes facts, what is asked of them becomes lines, signals and priorities.
+
+Decides nothing: which worker is started, told to go or ended is the core's. Starts none itself: the nursery does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol, assert_never
+
+from daemon import messages, priority, worklogs
+from daemon.channel import Channel, ProtocolError
+from daemon.processes import CannotStartError, Process
+from daemon.sessionfile import DeviceAssignment, SessionSpec
+from states.effects import Force, StartStandby
+from states.events import (
+    Committed,
+    Event,
+    Exited,
+    Failed,
+    Hello,
+    LastBatch,
+    Progress,
+    Promoted,
+    Quiesced,
+    Ready,
+)
+from states.work import Tier
+
+PROGRESS_INTERVAL_S: Final = 0.05  # as the protocol promises: a worker that says more has only its newest word taken
+CHATTER_LIMIT: Final = 1000  # lines other than progress in a worker's life; one in order sends about ten
+REASON_LIMIT_CHARACTERS: Final = 2000
+SILENT_EXIT_S: Final = 5.0  # between the end of a worker's channel and that of its process
+PRIORITY_RETRY_S: Final = 0.1  # the kernel's own interval between two changes of an autogroup
+PRIORITY_RETRIES: Final = 50
+TRIM_INTERVAL_S: Final = 10.0
+LOG_LIMIT_BYTES: Final = 16 << 20
+
+
+class Starts(Protocol):
+    """What gives birth to a process for a session; raises CannotStartError."""
+
+    async def start(
+        self, spec: SessionSpec, device: DeviceAssignment, generation: int, channel: socket.socket, log_fd: int
+    ) -> Process: ...
+
+
+@dataclass(eq=False)
+class _Living:
+    """One worker, from the order to start it until its exit is told."""
+
+    session: str
+    generation: int
+    log: Path
+    low: bool
+    since: float
+    channel: Channel | None = None
+    process: Process | None = None
+    wanted: signal.Signals | None = None  # sent as soon as there is a process
+    greeted: bool = False
+    finished: bool = False  # it said committed or failed: its channel may end
+    chatter: int = 0
+    progress: Progress | None = None  # the newest, not told yet
+    told_at: float = float("-inf")
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A worker as it is seen from outside. `started`: clock ticks since boot; with `pid` its identity."""
+
+    session: str
+    generation: int
+    pid: int
+    started: int | None
+
+
+@dataclass(eq=False)
+class Crew:
+    """Every worker of this daemon, by generation. What is asked of one that is gone does nothing: its exit was told.
+
+    post: gets each fact, stamped, on the event loop. logs: the folder of the sessions' log files.
+    """
+
+    nursery: Starts
+    post: Callable[[Event], None]
+    logs: Path
+    log_limit_bytes: int = LOG_LIMIT_BYTES
+    method: priority.Method = field(default_factory=priority.probe)
+    _living: dict[int, _Living] = field(default_factory=dict, init=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _trimming: asyncio.TimerHandle | None = field(default=None, init=False)
+
+    # What is asked for
+
+    def start(self, order: StartStandby, spec: SessionSpec, device: DeviceAssignment, *, resume: bool) -> None:
+        """Start the worker that `order` asks for. Its words, or its exit, follow.
+
+        resume: the output folder holds this session's own rows, up to the cursor.
+        """
+        worker = _Living(
+            order.session.name, order.generation, self.log_path(spec.name), order.low_priority, time.monotonic()
+        )
+        self._living[order.generation] = worker
+        assignment = messages.Assign(
+            session=order.session.name,
+            generation=order.generation,
+            tier=_tier_name(order.tier),
+            cursor=order.session.cursor,
+            resume=resume,
+            device=device,
+            spec=spec,
+        )
+        task = asyncio.get_running_loop().create_task(self._live(worker, assignment))
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+        if self._trimming is None:
+            self._trim()
+
+    def advance(self, generation: int, tier: Tier) -> None:
+        """Prepare further, to `tier`."""
+        self._send(generation, messages.Advance(_tier_name(tier)))
+
+    def go(self, generation: int) -> None:
+        """The device is the worker's. The line is written within this call: the gap is counted from here."""
+        self._send(generation, messages.Go())
+        asyncio.get_running_loop().call_soon(self.raise_priority, generation)
+
+    def drain(self, generation: int, *, cancelled: bool) -> None:
+        """Finish the batch in flight, commit, exit."""
+        self._send(generation, messages.Cancel() if cancelled else messages.Drain())
+
+    def raise_priority(self, generation: int) -> None:
+        """Give a worker that was started low the priority of any other process."""
+        worker = self._living.get(generation)
+        if worker is not None and worker.low:
+            worker.low = False
+            if worker.process is not None:
+                self._prioritise(worker.process, lambda: worker.low)
+
+    def lower(self, process: Process) -> None:
+        """Give a process that is no worker, an inspector, a standby's priority."""
+        self._prioritise(process, lambda: True)
+
+    def end(self, generation: int, force: Force) -> None:
+        """Ask, terminate or kill: the worker's whole process group."""
+        worker = self._living.get(generation)
+        if worker is None:
+            return
+        match force:
+            case Force.ASK:
+                self._send(generation, messages.Cancel())
+            case Force.TERM:
+                self._signal(worker, signal.SIGTERM)
+            case Force.KILL:
+                self._signal(worker, signal.SIGKILL)
+            case _:
+                assert_never(force)
+
+    def kill_all(self) -> None:
+        """Kill every worker at once; each exit follows."""
+        for worker in self._living.values():
+            self._signal(worker, signal.SIGKILL)
+
+    def alive(self) -> tuple[Alive, ...]:
+        """Every worker that has a process, and whose exit was not told."""
+        return tuple(
+            Alive(worker.session, worker.generation, worker.process.pid, worker.process.started)
+            for worker in self._living.values()
+            if worker.process is not None
+        )
+
+    def log_path(self, session: str) -> Path:
+        """Where the session's standard output and error are, of all its attempts."""
+        return worklogs.log_path(self.logs, session)
+
+    def close(self) -> None:
+        """Let go of all of them, at the daemon's end: no fact follows. Those still alive see their channel end."""
+        for task in self._tasks:
+            task.cancel()
+        for worker in self._living.values():
+            self._let_go(worker)
+        self._living.clear()
+        if self._trimming is not None:
+            self._trimming.cancel()
+            self._trimming = None
+
+    # One worker's life
+
+    async def _live(self, worker: _Living, assignment: messages.Assign) -> None:
+        try:
+            process = await self._begin(worker, assignment)
+        except (CannotStartError, OSError) as error:
+            self._gone(worker, None, f"cannot start {worker.session}: {error}")
+            return
+        worker.process = process
+        if worker.wanted is not None:
+            process.signal_group(worker.wanted)
+        if worker.low:
+            self._prioritise(process, lambda: worker.low)
+        status = await process.exited
+        if worker.channel is not None:
+            worker.channel.finish()  # what it said comes before its end, or a commit would be lost
+        self._gone(worker, status, "")
+
+    async def _begin(self, worker: _Living, assignment: messages.Assign) -> Process:
+        log_fd = worklogs.open_log(worker.log)
+        with open(log_fd, "ab"):  # noqa: ASYNC230, PTH123 - opened already; this closes it, nothing more
+            ours, theirs = socket.socketpair()
+            with theirs:
+                worker.channel = Channel(
+                    ours,
+                    take=lambda message: self._take(worker, message),
+                    fault=lambda what: self._fault(worker, what),
+                    ended=lambda: self._ended(worker),
+                )
+                worker.channel.send(assignment)
+                return await self.nursery.start(assignment.spec, assignment.device, worker.generation, theirs, log_fd)
+
+    def _gone(self, worker: _Living, status: int | None, reason: str) -> None:
+        self._tell_progress(worker)
+        self._let_go(worker)
+        del self._living[worker.generation]
+        worklogs.trim(worker.log, self.log_limit_bytes)
+        self.post(Exited(time.monotonic(), worker.generation, status, reason))
+
+    def _let_go(self, worker: _Living) -> None:
+        if worker.channel is not None:
+            worker.channel.close()
+        if worker.timer is not None:
+            worker.timer.cancel()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.result()  # a bug must not end in silence: the loop's exception handler gets it
+
+    # What it says
+
+    def _take(self, worker: _Living, message: messages.FromWorker) -> None:
+        """Turn a message into a fact. Raises ProtocolError."""
+        now = time.monotonic()
+        if isinstance(message, messages.Hello):
+            self._greet(worker, message)
+        elif not worker.greeted:
+            raise ProtocolError(f"{type(message).__name__.lower()} before hello")
+        if isinstance(message, messages.Progress):
+            done = max(message.done, message.cursor)  # a program may commit an item before it counts it
+            worker.progress = Progress(now, worker.generation, done, message.cursor, message.total, message.rss_bytes)
+            self._owe_progress(worker, now)
+            return
+        worker.chatter += 1
+        if worker.chatter > CHATTER_LIMIT:
+            raise ProtocolError(f"more than {CHATTER_LIMIT} lines other than progress")
+        fact = _fact(message, worker, now)
+        if fact is not None:
+            self._tell_progress(worker)
+            self.post(fact)
+
+    def _greet(self, worker: _Living, hello: messages.Hello) -> None:
+        if hello.protocol != messages.PROTOCOL:
+            raise ProtocolError(f"it speaks version {hello.protocol} of the protocol, the daemon {messages.PROTOCOL}")
+        if (hello.session, hello.generation) != (worker.session, worker.generation):
+            raise ProtocolError(f"it says that it is {hello.session}, generation {hello.generation}")
+        worker.greeted = True
+
+    def _owe_progress(self, worker: _Living, now: float) -> None:
+        """Tell the newest progress, now or when its interval is over: a burst becomes one fact."""
+        if worker.timer is None:
+            delay = max(0.0, worker.told_at + PROGRESS_INTERVAL_S - now)
+            worker.timer = asyncio.get_running_loop().call_later(delay, self._tell_progress, worker)
+
+    def _tell_progress(self, worker: _Living) -> None:
+        if worker.timer is not None:
+            worker.timer.cancel()
+            worker.timer = None
+        if worker.progress is not None:
+            progress, worker.progress = worker.progress, None
+            worker.told_at = progress.at
+            self.post(progress)
+
+    def _fault(self, worker: _Living, what: str) -> None:
+        """It broke the protocol: nothing it says is taken any more, and it is to end."""
+        self._tell_progress(worker)
+        worker.finished = True
+        reason = f"the worker broke the protocol: {what}"[:REASON_LIMIT_CHARACTERS]
+        self.post(Failed(time.monotonic(), worker.generation, "internal", reason))
+        self._signal(worker, signal.SIGTERM)
+
+    def _ended(self, worker: _Living) -> None:
+        if not worker.finished:
+            asyncio.get_running_loop().call_later(SILENT_EXIT_S, self._silent, worker)
+
+    def _silent(self, worker: _Living) -> None:
+        if self._living.get(worker.generation) is worker and not worker.finished:
+            self._fault(worker, f"it closed its channel {SILENT_EXIT_S:.0f} s ago, without a commit, and did not exit")
+
+    # What is done to it
+
+    def _send(self, generation: int, message: messages.ToWorker) -> None:
+        worker = self._living.get(generation)
+        if worker is not None and worker.channel is not None:
+            worker.channel.send(message)
+
+    def _signal(self, worker: _Living, number: signal.Signals) -> None:
+        if worker.process is not None:
+            worker.process.signal_group(number)
+        elif worker.wanted is not signal.SIGKILL:
+            worker.wanted = number
+
+    def _prioritise(self, process: Process, low: Callable[[], bool], tries: int = 0) -> None:
+        """Make the process's priority what it should be by now; again in a moment where the kernel says so."""
+        if process.exited.done():
+            return
+        done = priority.apply(process.pid, process.group(), self.method, low=low())
+        if not done and tries < PRIORITY_RETRIES:
+            asyncio.get_running_loop().call_later(PRIORITY_RETRY_S, self._prioritise, process, low, tries + 1)
+
+    def _trim(self) -> None:
+        for worker in self._living.values():
+            worklogs.trim(worker.log, self.log_limit_bytes)
+        self._trimming = asyncio.get_running_loop().call_later(TRIM_INTERVAL_S, self._trim) if self._living else None
+
+
+def _tier_name(tier: Tier) -> messages.TierName:
+    match tier:
+        case Tier.IMPORTED:
+            return "imported"
+        case Tier.STAGED:
+            return "staged"
+        case Tier.WARM:
+            return "warm"
+        case _:
+            assert_never(tier)
+
+
+def _fact(
+    message: messages.Hello
+    | messages.Advanced
+    | messages.Ready
+    | messages.Started
+    | messages.LastBatch
+    | messages.Quiesced
+    | messages.Committed
+    | messages.Failed,
+    worker: _Living,
+    now: float,
+) -> Event | None:
+    """The fact in a message; None where there is none that anybody acts on."""
+    generation = worker.generation
+    match message:
+        case messages.Hello(cursor=cursor):
+            return Hello(now, generation, cursor)
+        case messages.Advanced():
+            return None
+        case messages.Ready(tier=tier, seconds=seconds, total=total, peak_bytes=peak):
+            return Ready(now, generation, Tier[tier.upper()], seconds, total, peak)
+        case messages.Started(at=at):
+            return Promoted(now, generation, _credible(at, worker, now))
+        case messages.LastBatch():
+            return LastBatch(now, generation)
+        case messages.Quiesced(at=at, done=done, remaining=remaining):
+            return Quiesced(now, generation, _credible(at, worker, now), done, remaining)
+        case messages.Committed(cursor=cursor, peak_bytes=peak):
+            worker.finished = True
+            return Committed(now, generation, cursor, peak)
+        case messages.Failed(kind=kind, reason=reason, item=item):
+            worker.finished = True
+            return Failed(now, generation, kind, reason[:REASON_LIMIT_CHARACTERS], item)
+        case _:
+            assert_never(message)
+
+
+def _credible(at: float, worker: _Living, now: float) -> float:
+    """A worker's own time, between its start and now: its clock is the host's, unless it says nonsense."""
+    return min(max(at, worker.since), now)
