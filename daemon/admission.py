@@ -1,0 +1,104 @@
+"""Whether sessions may be queued, and what they are to the core. Pure: reads no file but links, asks nobody."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from daemon.sessionfile import SessionSpec, stated_bytes, to_lead
+from daemon.views import live_names, live_workers
+from states.snapshot import World
+from states.work import Session
+
+EndOf = Callable[[str], str | None]  # how a session that is not live ended: done, failed, cancelled; None: unknown
+
+
+def problems(
+    specs: Sequence[SessionSpec], world: World, live: Mapping[str, SessionSpec], end_of: EndOf
+) -> Iterator[str]:
+    """Everything for which these sessions cannot be queued now. `live`: the specs of the live sessions."""
+    if world.stopping:
+        yield "batond is stopping, and takes no sessions"
+        return
+    outputs = {os.path.realpath(spec.output): spec.name for spec in live.values() if spec.output is not None}
+    names = {spec.name for spec in specs}
+    for spec in specs:
+        if (where := _whereabouts(world, spec.name)) is not None:
+            yield f"{spec.name}: name: a session of that name is {where}; choose another, or wait for its end"
+        for name in spec.after:
+            if (wrong := _dependency(world, name, names, end_of)) is not None:
+                yield f"{spec.name}: after: {wrong}"
+        if not any(lane.takes(spec.device) for lane in world.lanes.values()):
+            there = ", ".join(f"{lane.name} ({lane.uuid or lane.device})" for lane in world.lanes.values())
+            yield f"{spec.name}: device: no lane has the device {spec.device}; the lanes are {there}"
+        other = outputs.get(os.path.realpath(spec.output)) if spec.output is not None else None
+        if other is not None and other != spec.name:
+            yield f"{spec.name}: output: {spec.output} is the output of {other}, which has not ended; give each its own"
+
+
+def _whereabouts(world: World, name: str) -> str | None:
+    if any(session.name == name for session in world.queue):
+        return "queued"
+    return next((f"on lane {lane.name}" for lane, worker in live_workers(world) if worker.session.name == name), None)
+
+
+def _dependency(world: World, name: str, names: set[str], end_of: EndOf) -> str | None:
+    if name in names or _whereabouts(world, name) is not None:
+        return None
+    end = end_of(name)
+    if end is None:
+        return f"no session {name} is in this file, live, or done"
+    if end != "done":
+        return f"{name} was {end}; batonctl retry {name} first, or take it out"
+    return None
+
+
+def waits_for(spec: SessionSpec, names: set[str], world: World) -> frozenset[str]:
+    """The sessions of `after` that are still to come; `names`: those queued together with it."""
+    coming = names.union(live_names(world))
+    return frozenset(name for name in spec.after if name in coming)
+
+
+def to_session(
+    spec: SessionSpec,
+    found: Mapping[str, Any],
+    order: float,
+    waiting: frozenset[str],
+    *,
+    cursor: int | None = None,
+    begun: bool = False,
+) -> Session:
+    """The session as the core takes it. `found`: the inspector's answer, empty where it was not asked.
+
+    `cursor` and `begun` are those of an earlier run, where the record has one; else the inspection tells.
+    """
+    resumable = spec.run is None or spec.prepare
+    resume_at = (found.get("cursor") or 0 if cursor is None else cursor) if resumable else 0
+    return Session(
+        name=spec.name,
+        order=order,
+        priority=spec.priority,
+        device=spec.device,
+        profile=_profile(spec, found),
+        guess_bytes=found.get("need_bytes") or 0,
+        stated_bytes=stated_bytes(spec),
+        total=found.get("total"),
+        cursor=resume_at,
+        max_attempts=spec.max_attempts,
+        lead=to_lead(spec),
+        waits_for=waiting,
+        resumable=resumable,
+        prepares=resumable,
+        begun=begun or resume_at > 0,
+    )
+
+
+def _profile(spec: SessionSpec, found: Mapping[str, Any]) -> str:
+    """Under which key what is learned of its model is kept; empty: under the session's name."""
+    if spec.run is not None:
+        digest = hashlib.sha256("\0".join((*spec.run, spec.cwd or "")).encode(errors="surrogateescape"))
+        return f"run-{digest.hexdigest()[:32]}"
+    fingerprint = found.get("fingerprint")
+    return f"{fingerprint}/{spec.batch_size}" if fingerprint else ""

@@ -1,0 +1,150 @@
+"""A client of the control socket: blocking, one request at a time. Prints nothing, exits nowhere."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from daemon import wire
+
+T = TypeVar("T", bound=msgspec.Struct)
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
+SUBMIT_TIMEOUT_S = 900.0  # models are looked into, one after the other, by a process with TensorFlow
+
+
+class UnreachableError(Exception):
+    """No daemon answers: one line for a person."""
+
+
+def find_socket(given: str | None, environ: Mapping[str, str]) -> str:
+    """The socket to talk to: the one given, else the first that exists of the places a daemon takes (see config)."""
+    if given:
+        return given
+    state = environ.get("XDG_STATE_HOME") or environ.get("HOME", "") + "/.local/state"
+    paths = [state + "/batond/control.sock", "/run/batond/control.sock"]
+    if session := environ.get("XDG_RUNTIME_DIR"):
+        paths.insert(0, session + "/batond/control.sock")
+    if runtime := environ.get("RUNTIME_DIRECTORY"):
+        paths.insert(0, runtime.split(":")[0] + "/control.sock")
+    return next((path for path in paths if os.path.exists(path)), paths[0])  # noqa: PTH110 pathlib costs 10 ms
+
+
+class Client:
+    """One connection. `call` returns the result decoded; `raw` is the last result as it came."""
+
+    def __init__(self, path: str) -> None:
+        """Connect. Raises UnreachableError."""
+        self.path = path
+        self._buffer = b""
+        self._sent = 0
+        self.raw = b""
+        if len(os.fsencode(path)) > wire.PATH_LIMIT_BYTES:
+            raise self._unreachable(f"a socket's path may have {wire.PATH_LIMIT_BYTES} bytes, this one has more")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise self._unreachable(_why(error)) from None
+
+    def _unreachable(self, why: str) -> UnreachableError:
+        return UnreachableError(
+            f"cannot reach batond at {self.path}: {why}; start it with `batond`, or name its --socket"
+        )
+
+    def call(self, method: str, params: wire.Params, result: type[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+        """Ask and wait for the answer. Raises wire.Refusal for an error, UnreachableError when the daemon is gone."""
+        self._sent += 1
+        line = wire.encode_request(method, params, self._sent)
+        if len(line) > wire.LINE_LIMIT_BYTES:
+            limit = f"the request has {len(line)} bytes; batond takes {wire.LINE_LIMIT_BYTES}: split it into several"
+            raise wire.Refusal(wire.Code.TOO_LARGE, limit)
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.sendall(line)
+        except OSError as error:
+            if not self._refused_at_once():
+                raise self._lost(_why(error)) from None
+        answer = msgspec.json.decode(self._line(), type=wire.Response)
+        if isinstance(answer.error, wire.ErrorObject):
+            data = answer.error.data
+            problems = data.problems if isinstance(data, wire.Problems) else ()
+            raise wire.Refusal(_code(answer.error.code), answer.error.message, problems)
+        assert not isinstance(answer.result, msgspec.UnsetType), "an answer has a result or an error"
+        self.raw = bytes(answer.result)
+        return msgspec.json.decode(self.raw, type=result)
+
+    def notices(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """What follows the answer to `events`, as it came and decoded, until the daemon ends it. Blocks."""
+        self._socket.settimeout(None)
+        while True:
+            line = self._line(ends=True)
+            if not line:
+                return
+            raw = bytes(msgspec.json.decode(line, type=wire.Notification).params)
+            yield raw, msgspec.json.decode(raw, type=dict[str, Any])
+
+    def _refused_at_once(self) -> bool:
+        """Whether an answer lies there although the request could not be sent: too many clients."""
+        try:
+            self._buffer += self._socket.recv(1 << 16)
+        except OSError:
+            return False
+        return b"\n" in self._buffer
+
+    def _line(self, *, ends: bool = False) -> bytes:
+        pieces = [self._buffer]
+        while b"\n" not in pieces[-1]:
+            try:
+                chunk = self._socket.recv(1 << 16)
+            except TimeoutError:
+                waited = self._socket.gettimeout() or 0.0
+                raise self._lost(f"no answer in {waited:.0f} s; its log may say why") from None
+            except OSError as error:
+                raise self._lost(_why(error)) from None
+            if not chunk:
+                if ends:
+                    return b""
+                raise self._lost("it closed the connection")
+            pieces.append(chunk)
+        line, _, self._buffer = b"".join(pieces).partition(b"\n")
+        return line
+
+    def _lost(self, why: str) -> UnreachableError:
+        return UnreachableError(f"lost batond at {self.path}: {why}")
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _code(number: int) -> wire.Code:
+    return wire.Code(number) if number in wire.Code._value2member_map_ else wire.Code.INTERNAL
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no socket"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there any more"
+    if isinstance(error, PermissionError):
+        return "you may not connect to it"
+    if error.errno == errno.EAGAIN:
+        return "it does not accept connections"
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,344 @@
+"""The control socket's server: connections, lines, who may call what, bounds. Knows no session and no lane.
+
+A client that is slow, silent, garbled or greedy costs itself its connection and nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgspec
+
+from daemon import endpoint, wire
+from daemon.wire import Access, Code, Refusal
+
+SO_PEERGROUPS = 59  # not in Python's socket module
+GROUPS_BUFFER_BYTES = 1024  # the most that Python's getsockopt takes: 256 groups
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one client, and all of them, may take: counts, bytes, seconds.
+
+    `idle_s` is between two requests, `line_s` from a line's first byte to its last, `write_s` for the client to
+    take what it asked for, `closing_s` for requests in hand when the server closes.
+    """
+
+    clients: int = 64
+    lookers: int = 32  # of these, clients that may not act: they cannot lock out those who may
+    line_bytes: int = wire.LINE_LIMIT_BYTES
+    idle_s: float = 600.0
+    line_s: float = 10.0
+    write_s: float = 10.0
+    closing_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end, as the kernel says."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: frozenset[int]
+    may_act: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The answer of a method whose reply is followed by notifications, until either side ends."""
+
+    result: msgspec.Struct
+    notices: AsyncGenerator[Mapping[str, Any], None]
+
+
+Handler: TypeAlias = Callable[[Any, Peer], Awaitable[msgspec.Struct | Stream]]
+
+
+class ControlServer:
+    """Serves `handlers` on the socket at `where`, or on a socket that listens already (it is left as it is found).
+
+    The daemon's own user, root and the group `allowed_gid` may act, everyone else may look. A bug in a
+    handler is told to the event loop's exception handler and answered as internal.
+    """
+
+    def __init__(
+        self,
+        where: str | os.PathLike[str] | socket.socket,
+        handlers: Mapping[str, Handler],
+        allowed_gid: int | None = None,
+        *,
+        mode: int = 0o660,
+        bounds: Bounds = Bounds(),
+    ) -> None:
+        if unknown := sorted(set(handlers) - set(wire.METHODS)):
+            raise ValueError(f"no such methods in wire.METHODS: {', '.join(unknown)}")
+        self._where = where
+        self._handlers = handlers
+        self._allowed_gid = allowed_gid
+        self._mode = mode
+        self._bounds = bounds
+        self._endpoint: endpoint.Endpoint | None = None
+        self._server: asyncio.Server | None = None
+        self._clients: dict[asyncio.Task[None], Peer] = {}
+        self._busy: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. Raises `endpoint.UnusableError`, with one line for a person, where that cannot be."""
+        where = self._where
+        if not isinstance(where, socket.socket):
+            self._endpoint = endpoint.claim(os.fspath(where), self._mode, self._allowed_gid)
+            where = self._endpoint.socket
+        self._server = await asyncio.start_unix_server(self._accepted, sock=where)
+
+    async def close(self) -> None:
+        """Listen no more, let requests in hand finish for a moment, end every connection, remove the socket's file."""
+        if self._server is not None:
+            self._server.close()
+        if self._busy:
+            await asyncio.wait(self._busy, timeout=self._bounds.closing_s)
+        clients = list(self._clients)
+        for task in clients:
+            task.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+        if self._endpoint is not None:
+            self._endpoint.release()
+
+    async def __aenter__(self) -> ControlServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            peer = peer_of(writer.get_extra_info("socket"), self._allowed_gid)
+            if self._full(peer):
+                busy = Refusal(Code.BUSY, f"batond serves {len(self._clients)} clients already; try again later")
+                await self._write(writer, wire.encode_error(None, busy))
+                return
+            self._clients[task] = peer
+            await self._converse(_Lines(reader, self._bounds), writer, peer)
+        except (ConnectionError, TimeoutError):
+            writer.transport.abort()  # gone, or not taking what it asked for: nothing is left to say to it
+        except asyncio.CancelledError:
+            # The server closes, and waits for nobody's reading. The task ends here: Python 3.11's streams take a
+            # cancelled one for a bug.
+            writer.transport.abort()
+        finally:
+            self._clients.pop(task, None)
+            self._busy.discard(task)
+            await self._hang_up(writer)
+
+    def _full(self, peer: Peer) -> bool:
+        lookers = sum(not other.may_act for other in self._clients.values())
+        return len(self._clients) >= self._bounds.clients or (not peer.may_act and lookers >= self._bounds.lookers)
+
+    async def _converse(self, lines: _Lines, writer: asyncio.StreamWriter, peer: Peer) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            try:
+                line = await lines.read()
+            except Refusal as refusal:
+                await self._write(writer, wire.encode_error(None, refusal))
+                return
+            if line is None:
+                return
+            self._busy.add(task)
+            answer = await self._answer(line, peer)
+            if isinstance(answer, _Begun):
+                self._busy.discard(task)
+                await self._stream(lines, writer, answer)
+                return
+            if answer:
+                await self._write(writer, answer)
+            self._busy.discard(task)
+
+    async def _answer(self, line: bytes, peer: Peer) -> bytes | _Begun:
+        """What goes back for one line: an answer, the answers to a batch as one array, nothing, or a stream."""
+        try:
+            batch = _parse(line)
+        except Refusal as refusal:
+            return wire.encode_error(None, refusal)
+        if not isinstance(batch, list):
+            return await self._answer_one(line, peer, alone=True)
+        if not 0 < len(batch) <= wire.BATCH_LIMIT:
+            wrong = f"a batch holds 1 to {wire.BATCH_LIMIT} requests, this one {len(batch)}"
+            return wire.encode_error(None, Refusal(Code.INVALID_REQUEST, wrong))
+        answers = []
+        for raw in msgspec.json.decode(line, type=list[msgspec.Raw]):
+            answer = await self._answer_one(bytes(raw), peer, alone=False)
+            if isinstance(answer, bytes) and answer:
+                answers.append(answer.rstrip(b"\n"))
+        return b"[" + b",".join(answers) + b"]\n" if answers else b""
+
+    async def _answer_one(self, line: bytes, peer: Peer, *, alone: bool) -> bytes | _Begun:
+        await asyncio.sleep(0)  # whoever sends many requests at once must not keep the event loop from the workers
+        try:
+            request = msgspec.json.decode(line, type=wire.Request)
+        except msgspec.ValidationError as error:
+            wrong = Refusal(Code.INVALID_REQUEST, f"not a JSON-RPC 2.0 request: {error}")
+            return wire.encode_error(_identity(line), wrong)
+        identity = None if request.id is msgspec.UNSET else request.id
+        try:
+            answer = await self._call(request, peer, alone=alone)
+            reply = answer.result if isinstance(answer, Stream) else answer
+            encoded = wire.encode_result(identity, reply)
+            if isinstance(answer, Stream):
+                return _Begun(encoded, answer.notices)
+        except Refusal as refusal:
+            encoded = wire.encode_error(identity, refusal)
+        except Exception as error:  # noqa: BLE001 a bug in one method must cost its caller an answer, not everyone the socket
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"control method {request.method} failed", "exception": error, "peer": peer}
+            )
+            internal = Refusal(Code.INTERNAL, f"batond failed in {request.method}: {type(error).__name__}; see its log")
+            encoded = wire.encode_error(identity, internal)
+        return b"" if request.id is msgspec.UNSET else encoded
+
+    async def _call(self, request: wire.Request, peer: Peer, *, alone: bool) -> msgspec.Struct | Stream:
+        method = wire.METHODS.get(request.method)
+        handler = self._handlers.get(request.method)
+        if method is None or handler is None:
+            there = ", ".join(self._handlers)
+            raise Refusal(Code.METHOD_NOT_FOUND, f"no method {request.method!r}; there are {there}")
+        if method.access is Access.ACT and not peer.may_act:
+            raise Refusal(
+                Code.NOT_PERMITTED,
+                f"{method.name}: user id {peer.uid} may look, but not act; batond's own user, root"
+                + (f" and the group {self._allowed_gid} may" if self._allowed_gid is not None else " may"),
+            )
+        if method.stream is not None and (not alone or request.id is msgspec.UNSET):
+            raise Refusal(Code.INVALID_REQUEST, f"{method.name} is a stream: send it with an id, outside any batch")
+        try:
+            params = msgspec.json.decode(request.params, type=method.params)
+        except msgspec.ValidationError as error:
+            raise Refusal(Code.INVALID_PARAMS, f"{method.name}: {error}") from None
+        return await handler(params, peer)
+
+    async def _stream(self, lines: _Lines, writer: asyncio.StreamWriter, begun: _Begun) -> None:
+        """Notifications until the source ends, the client hangs up, or it does not read what it is sent."""
+
+        async def pump() -> None:
+            await self._write(writer, begun.reply)
+            async for notice in begun.notices:
+                await self._write(writer, wire.encode_notice(notice))
+
+        tasks = [asyncio.create_task(pump()), asyncio.create_task(lines.drop())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            await begun.notices.aclose()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(data)
+        if writer.transport.get_write_buffer_size() or writer.transport.is_closing():
+            await asyncio.wait_for(writer.drain(), self._bounds.write_s)
+
+    async def _hang_up(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        try:
+            await asyncio.wait_for(writer.wait_closed(), self._bounds.write_s)
+        except (OSError, TimeoutError):
+            writer.transport.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A stream whose reply is still to be written."""
+
+    reply: bytes
+    notices: AsyncGenerator[Mapping[str, Any], None]
+
+
+@dataclass(slots=True)
+class _Lines:
+    """The lines of one connection, bounded in length and time."""
+
+    reader: asyncio.StreamReader
+    bounds: Bounds
+    _buffer: bytearray = field(default_factory=bytearray)
+
+    async def read(self) -> bytes | None:
+        """The next line that is not blank; None at the end, also after too long a silence. Raises Refusal."""
+        now = asyncio.get_running_loop().time
+        began = now() if self._buffer else None
+        seen = 0
+        while True:
+            end = self._buffer.find(b"\n", seen)
+            if max(end, len(self._buffer) if end < 0 else 0) > self.bounds.line_bytes:
+                limit = f"a line may have {self.bounds.line_bytes} bytes, this one has more"
+                raise Refusal(Code.TOO_LARGE, limit)
+            if end >= 0:
+                line = bytes(self._buffer[:end]).strip()
+                del self._buffer[: end + 1]
+                seen = 0
+                began = now() if self._buffer else None
+                if line:
+                    return line
+                continue
+            seen = len(self._buffer)
+            try:
+                patience = self.bounds.idle_s if began is None else max(0.0, began + self.bounds.line_s - now())
+                chunk = await asyncio.wait_for(self.reader.read(1 << 16), patience)
+            except TimeoutError:
+                if began is None:
+                    return None
+                slow = f"the line was not complete after {self.bounds.line_s:g} s"
+                raise Refusal(Code.INVALID_REQUEST, slow) from None
+            if not chunk:  # what is left is a line without its newline, or half of one, which is no JSON then
+                rest = bytes(self._buffer).strip()
+                self._buffer.clear()
+                return rest or None
+            began = now() if began is None else began
+            self._buffer += chunk
+
+    async def drop(self) -> None:
+        """Read and forget until the client hangs up."""
+        while await self.reader.read(1 << 16):
+            continue
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except RecursionError:
+        raise Refusal(Code.PARSE_ERROR, "the line is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(Code.PARSE_ERROR, f"the line is not JSON: {error}") from None
+
+
+def _identity(line: bytes) -> wire.Id:
+    """The id of something that is not a request, if it has one: its sender may be waiting for it."""
+    message = msgspec.json.decode(line)
+    identity = message.get("id") if isinstance(message, dict) else None
+    return identity if isinstance(identity, (int, float, str)) and not isinstance(identity, bool) else None
+
+
+def peer_of(connection: socket.socket, allowed_gid: int | None) -> Peer:
+    """Who connected, by SO_PEERCRED, with the supplementary groups of SO_PEERGROUPS."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, gid = struct.unpack("3i", raw)
+    try:
+        listed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BUFFER_BYTES)
+    except OSError:  # ERANGE: in more groups than the buffer holds; then only its primary group speaks for it
+        listed = b""
+    groups = frozenset((gid, *struct.unpack(f"{len(listed) // 4}I", listed)))
+    may_act = uid in (0, os.geteuid()) or (allowed_gid is not None and allowed_gid in groups)
+    return Peer(pid, uid, gid, groups, may_act)

@@ -1,0 +1,247 @@
+"""What the control socket answers with: the results' fields, once. Data only; `wire` says which method gives which.
+
+Clients ignore fields that they do not know.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+SessionState: TypeAlias = Literal[
+    "queued", "preparing", "ready", "running", "draining", "committing", "ending", "done", "failed", "cancelled"
+]
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """A session, and its place in the queue: 1 is the first, 0 says that a lane has taken it already."""
+
+    name: str
+    place: int
+
+
+class SubmitResult(Struct, frozen=True, kw_only=True):
+    """The sessions that were queued, in the order of the file."""
+
+    sessions: tuple[Place, ...]
+
+
+class WorkerView(Struct, frozen=True, kw_only=True):
+    """One worker. `done`, `total` and `cursor` (durable) count items, those before a resume included.
+
+    `since_s`: how long it is in this phase. `remaining_s` is predicted, with one standard deviation. `tier`: how
+    far it is prepared; `aim`: how far it is being prepared.
+    """
+
+    session: str
+    generation: int
+    phase: str
+    tier: str | None
+    aim: str
+    since_s: float
+    done: int
+    total: int | None
+    cursor: int
+    rate_items_s: float | None
+    remaining_s: float | None
+    remaining_spread_s: float | None
+    rss_bytes: int
+    reserved_bytes: int
+    attempt: int
+
+
+class LaneView(Struct, frozen=True, kw_only=True):
+    """One lane: its state, for how long, and why, in words.
+
+    `held`: paused. `lost`: why its device cannot be used. `leaving`: workers that were told to end.
+    """
+
+    name: str
+    device: str
+    state: str
+    since_s: float
+    held: bool
+    lost: str | None
+    reason: str
+    active: WorkerView | None
+    standby: WorkerView | None
+    retiring: tuple[WorkerView, ...]
+    leaving: tuple[WorkerView, ...]
+
+
+class QueueView(Struct, frozen=True, kw_only=True):
+    """One queued session: its place, and why it is not running yet."""
+
+    name: str
+    place: int
+    priority: int
+    device: str
+    cursor: int
+    total: int | None
+    attempt: int
+    reason: str
+
+
+class StatusResult(Struct, frozen=True, kw_only=True):
+    """The daemon, its lanes, the queue. `seq`: the newest decision's number."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    stopping: bool
+    seq: int
+    lanes: tuple[LaneView, ...]
+    queue: tuple[QueueView, ...]
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One session. `place` is set while it is queued, `lane` and what hangs on it while it has a worker.
+
+    `reason`: why it waits, or why it ended so. `started_at` is its first item's time, in its latest run.
+    """
+
+    name: str
+    state: SessionState
+    lane: str | None = None
+    lane_state: str | None = None
+    place: int | None = None
+    priority: int = 0
+    done: int = 0
+    total: int | None = None
+    cursor: int = 0
+    rate_items_s: float | None = None
+    remaining_s: float | None = None
+    remaining_spread_s: float | None = None
+    attempt: int = 0
+    max_attempts: int = 0
+    reason: str = ""
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class ListResult(Struct, frozen=True, kw_only=True):
+    """The sessions asked for. `next`: there are more ended ones; ask with `before` set to it."""
+
+    sessions: tuple[Row, ...]
+    next: int | None = None
+
+
+class EventLine(Struct, frozen=True, kw_only=True):
+    """One event, as the log has it: these keys, and beside them the event's own, which docs/events.md tells.
+
+    `seq` numbers decisions; the events of one decision share it.
+    """
+
+    ts: datetime
+    level: str
+    event: str
+    lane: str | None
+    session: str | None
+    seq: int | None
+    schema: int
+
+
+class ShowResult(Struct, frozen=True, kw_only=True):
+    """One session: its row, its table of the session file with defaults, its events (oldest first) as in the log."""
+
+    session: Row
+    spec: dict[str, Any]
+    history: tuple[dict[str, Any], ...]
+    log_path: str | None
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """A session that it could not be done to, and why."""
+
+    name: str
+    reason: str
+
+
+class CancelResult(Struct, frozen=True, kw_only=True):
+    """The sessions whose end was asked for, and those that could not be cancelled any more."""
+
+    cancelled: tuple[str, ...]
+    refused: tuple[Refused, ...] = ()
+
+
+class RetryResult(Place, frozen=True, kw_only=True):
+    """The session's place in the queue, and the item it resumes at."""
+
+    cursor: int
+
+
+class MoveResult(Place, frozen=True, kw_only=True):
+    """The session's new place in the queue."""
+
+
+class SwapResult(Struct, frozen=True, kw_only=True):
+    """The lane, its state after the swap was asked for, the session it takes over from, and to which."""
+
+    lane: str
+    state: str
+    session: str
+    to: str | None
+
+
+class LanesResult(Struct, frozen=True, kw_only=True):
+    """The lanes that it was done to."""
+
+    lanes: tuple[str, ...]
+
+
+class LogsResult(Struct, frozen=True, kw_only=True):
+    """The text of the bytes from `offset` to `next_offset`.
+
+    `offset` is not the one asked for where the log was trimmed or begun anew. `ended`: the session has ended, and
+    nothing follows.
+    """
+
+    text: str
+    offset: int
+    next_offset: int
+    ended: bool
+
+
+class DeviceView(Struct, frozen=True, kw_only=True):
+    """One device, by its lane. Memory is as last read; `reserved_bytes` is given out to sessions of batond."""
+
+    lane: str
+    kind: str
+    index: int | None
+    uuid: str | None
+    usable: bool
+    reason: str | None
+    total_bytes: int | None
+    free_bytes: int | None
+    reserved_bytes: int
+    headroom_bytes: int
+    holders: tuple[str, ...]
+
+
+class DevicesResult(Struct, frozen=True, kw_only=True):
+    """The devices."""
+
+    devices: tuple[DeviceView, ...]
+
+
+class EventsResult(Struct, frozen=True, kw_only=True):
+    """The newest decision's number: events up to it are past, later ones new."""
+
+    seq: int
+
+
+class ShutdownResult(Struct, frozen=True, kw_only=True):
+    """The sessions that batond waits for before it ends."""
+
+    waits_for: tuple[str, ...]
+
+
+class VersionResult(Struct, frozen=True, kw_only=True):
+    """The daemon's version, the protocol's, the daemon's process id."""
+
+    version: str
+    protocol: int
+    pid: int

@@ -1,0 +1,322 @@
+"""A world, and the records of sessions, as the control socket shows them. Pure: reads no clock, asks nobody.
+
+Times on the wire are UTC; the core's are monotonic seconds, so each view is given both clocks of one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from daemon.results import (
+    DeviceView,
+    LaneView,
+    QueueView,
+    Row,
+    SessionState,
+    StatusResult,
+    WorkerView,
+)
+from daemon.store import SessionRecord
+from states import policy
+from states.snapshot import Fate, Lane, Phase, Worker, World
+from states.work import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment: `at` in monotonic seconds, `utc` by the wall clock."""
+
+    at: float
+    utc: datetime
+
+    def when(self, at: float | None) -> datetime | None:
+        """The wall time of a monotonic one."""
+        return None if at is None else self.utc - timedelta(seconds=self.at - at)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What status tells of the daemon itself."""
+
+    version: str
+    pid: int
+    started_at: float
+
+
+_WORDS: dict[Phase, SessionState] = {
+    Phase.LOADING: "preparing",
+    Phase.READY: "ready",
+    Phase.GOING: "running",
+    Phase.COMPUTING: "running",
+    Phase.DRAINING: "draining",
+    Phase.COMMITTING: "committing",
+    Phase.COMMITTED: "committing",
+}
+
+
+def live_workers(world: World) -> Iterator[tuple[Lane, Worker]]:
+    """Every worker whose session has not ended, active ones first."""
+    for lane in world.lanes.values():
+        for worker in lane.workers():
+            if not worker.settled:
+                yield lane, worker
+
+
+def live_names(world: World) -> list[str]:
+    """Every session that has not ended: those with a worker, then the queue in its order."""
+    return [worker.session.name for _, worker in live_workers(world)] + [session.name for session in world.queue]
+
+
+def place(world: World, name: str) -> int | None:
+    """The place in the queue, 1 is next; None when it is not queued."""
+    return next((index for index, session in enumerate(world.queue, 1) if session.name == name), None)
+
+
+def next_order(world: World) -> float:
+    """The order of a session that comes after all others of its priority."""
+    orders = [session.order for session in world.queue]
+    orders += [worker.session.order for lane in world.lanes.values() for worker in lane.workers()]
+    return max(orders, default=0.0) + 1.0
+
+
+# Status
+
+
+def status(world: World, daemon: Daemon, seq: int, now: Now) -> StatusResult:
+    """The daemon, its lanes and the queue."""
+    return StatusResult(
+        version=daemon.version,
+        pid=daemon.pid,
+        uptime_s=now.at - daemon.started_at,
+        stopping=world.stopping,
+        seq=seq,
+        lanes=tuple(lane_view(world, lane, now) for lane in world.lanes.values()),
+        queue=queue_views(world, now.at),
+    )
+
+
+def lane_view(world: World, lane: Lane, now: Now) -> LaneView:
+    """One lane with its workers."""
+    return LaneView(
+        name=lane.name,
+        device=device_name(lane),
+        state=lane.state.value,
+        since_s=max(0.0, now.at - lane.since),
+        held=lane.held,
+        lost=lane.lost,
+        reason=policy.reason(world, lane, now.at),
+        active=worker_view(lane.active, now) if lane.active else None,
+        standby=worker_view(lane.standby, now) if lane.standby else None,
+        retiring=tuple(worker_view(worker, now) for worker in lane.retiring),
+        leaving=tuple(worker_view(worker, now) for worker in lane.leaving),
+    )
+
+
+def worker_view(worker: Worker, now: Now) -> WorkerView:
+    """One worker."""
+    rate, remaining, spread = _pace(worker, now)
+    return WorkerView(
+        session=worker.session.name,
+        generation=worker.generation,
+        phase=worker.phase.value,
+        tier=worker.tier.label if worker.tier else None,
+        aim=worker.aim.label,
+        since_s=max(0.0, now.at - worker.since),
+        done=max(worker.done, worker.session.cursor),
+        total=_total(worker),
+        cursor=max(worker.cursor, worker.session.cursor),
+        rate_items_s=rate,
+        remaining_s=remaining,
+        remaining_spread_s=spread,
+        rss_bytes=worker.rss_bytes,
+        reserved_bytes=worker.reserved,
+        attempt=worker.session.attempt,
+    )
+
+
+def _total(worker: Worker) -> int | None:
+    return worker.session.total if worker.total is None else worker.total
+
+
+def _pace(worker: Worker, now: Now) -> tuple[float | None, float | None, float | None]:
+    """Items a second, predicted remaining seconds, their spread; None where it is not known, or nothing computes."""
+    pace, total = worker.pace, _total(worker)
+    if pace is None or pace.per_item_s <= 0 or worker.phase not in {Phase.COMPUTING, Phase.DRAINING}:
+        return None, None, None
+    rate = 1.0 / pace.per_item_s
+    left = pace.remaining(now.at, total) if total is not None and worker.fate is Fate.COMPLETE else None
+    return (rate, None, None) if left is None else (rate, left.seconds, left.spread_s)
+
+
+def queue_views(world: World, at: float) -> tuple[QueueView, ...]:
+    """The queued sessions in their order, and why each waits."""
+    reasons = waiting_reasons(world, at)
+    return tuple(
+        QueueView(
+            name=session.name,
+            place=number,
+            priority=session.priority,
+            device=session.device,
+            cursor=session.cursor,
+            total=session.total,
+            attempt=session.attempt,
+            reason=reasons[session.name],
+        )
+        for number, session in enumerate(world.queue, 1)
+    )
+
+
+def waiting_reasons(world: World, at: float) -> dict[str, str]:
+    """Why each queued session is not running, in words. One pass: the queue may be long."""
+    heads: dict[str, Lane] = {}
+    for lane in world.lanes.values():
+        head = None if lane.held or lane.lost or world.stopping else policy.head(world, lane, at)
+        if head is not None:
+            heads.setdefault(head.name, lane)
+    reasons: dict[str, str] = {}
+    ahead: dict[str, str] = {}  # by lane: the last one so far that only waits for its turn there
+    for session in world.queue:
+        reason = _obstacle(world, session, at)
+        if reason is None:
+            lanes = [lane.name for lane in world.lanes.values() if lane.takes(session.device)]
+            before = next((ahead[name] for name in lanes if name in ahead), None)
+            ahead.update(dict.fromkeys(lanes, session.name))
+            if session.name in heads:
+                reason = _next_on(world, heads[session.name], at)
+            else:
+                reason = f"behind {before}" if before else "waits for its turn"
+        reasons[session.name] = reason
+    return reasons
+
+
+def _obstacle(world: World, session: Session, at: float) -> str | None:
+    """What keeps the session from running, other than those ahead of it."""
+    if session.waits_for:
+        return f"waits for {', '.join(sorted(session.waits_for))}"
+    if world.stopping:
+        return "batond is stopping"
+    if session.not_before > at:
+        attempt = f"attempt {session.attempt + 1} of {session.max_attempts}"
+        return f"is tried again in {session.not_before - at:.0f} s, {attempt}"
+    lanes = [lane for lane in world.lanes.values() if lane.takes(session.device)]
+    if not lanes:
+        return f"no lane has the device {session.device}"
+    usable = [lane for lane in lanes if not lane.lost]
+    if not usable:
+        return "; ".join(f"lane {lane.name}: the device is lost: {lane.lost}" for lane in lanes)
+    if all(lane.held for lane in usable):
+        return f"lane {', '.join(lane.name for lane in usable)} is paused; batonctl resume lets it go on"
+    return None
+
+
+def _next_on(world: World, lane: Lane, at: float) -> str:
+    if lane.standby is not None:
+        return f"next on {lane.name}, after {lane.standby.session.name}"
+    return f"next on {lane.name}: {policy.reason(world, lane, at)}"
+
+
+def device_name(lane: Lane) -> str:
+    """As a session asks for it: `cpu`, `gpu:0`."""
+    return lane.device if lane.index is None else f"{lane.device}:{lane.index}"
+
+
+def device_view(lane: Lane, headroom_bytes: int) -> DeviceView:
+    """A lane's device and its memory."""
+    reading = lane.readings[-1] if lane.readings else None
+    return DeviceView(
+        lane=lane.name,
+        kind=lane.device,
+        index=lane.index,
+        uuid=lane.uuid,
+        usable=lane.lost is None,
+        reason=lane.lost,
+        total_bytes=reading.total if reading else None,
+        free_bytes=reading.free if reading else None,
+        reserved_bytes=sum(worker.reserved for worker in lane.workers()),
+        headroom_bytes=headroom_bytes,
+        holders=tuple(worker.session.name for worker in lane.workers()),
+    )
+
+
+# Rows of sessions
+
+
+def live_rows(world: World, now: Now, submitted: Mapping[str, datetime]) -> list[Row]:
+    """Every session that has not ended: those with a worker, then the queue. `submitted`: when each was."""
+    rows = [_worker_row(lane, worker, now, submitted) for lane, worker in live_workers(world)]
+    reasons = waiting_reasons(world, now.at)
+    for number, session in enumerate(world.queue, 1):
+        rows.append(
+            Row(
+                name=session.name,
+                state="queued",
+                place=number,
+                priority=session.priority,
+                done=session.cursor,
+                total=session.total,
+                cursor=session.cursor,
+                attempt=session.attempt,
+                max_attempts=session.max_attempts,
+                reason=reasons[session.name],
+                submitted_at=submitted.get(session.name),
+            )
+        )
+    return rows
+
+
+def ended_row(record: SessionRecord) -> Row:
+    """A session that has ended, from its record."""
+    return Row(
+        name=record.name,
+        state="running" if record.state == "active" else record.state,
+        lane=record.lane,
+        priority=record.core.priority,
+        done=record.cursor if record.items is None else record.items,
+        total=record.total,
+        cursor=record.cursor,
+        attempt=record.attempt,
+        max_attempts=record.core.max_attempts,
+        reason=record.reason,
+        submitted_at=record.submitted_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+    )
+
+
+def _worker_row(lane: Lane, worker: Worker, now: Now, submitted: Mapping[str, datetime]) -> Row:
+    view, session = worker_view(worker, now), worker.session
+    leaving = worker in lane.leaving
+    return Row(
+        name=session.name,
+        state="ending" if leaving else _WORDS[worker.phase],
+        lane=lane.name,
+        lane_state=lane.state.value,
+        priority=session.priority,
+        done=view.done,
+        total=view.total,
+        cursor=view.cursor,
+        rate_items_s=view.rate_items_s,
+        remaining_s=view.remaining_s,
+        remaining_spread_s=view.remaining_spread_s,
+        attempt=session.attempt,
+        max_attempts=session.max_attempts,
+        reason=_doing(lane, worker),
+        submitted_at=submitted.get(session.name),
+        started_at=now.when(worker.began_at),
+    )
+
+
+def _doing(lane: Lane, worker: Worker) -> str:
+    if worker.trouble is not None:
+        return worker.trouble.reason
+    if worker.fate is Fate.CANCEL:
+        return "is being cancelled"
+    if worker in lane.leaving or worker.fate is Fate.REQUEUE:
+        return "comes back to the queue"
+    if worker.fate is Fate.RETRY:
+        return "is tried again"
+    if worker is lane.standby:
+        return f"prepared to {worker.tier.label}" if worker.tier else f"being prepared to {worker.aim.label}"
+    return ""

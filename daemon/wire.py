@@ -1,0 +1,394 @@
+"""The control protocol, declared once: methods, parameters, results, errors, limits. No sockets and no decisions.
+
+JSON-RPC 2.0 over a Unix stream socket, one object a line. `docs/control.md` and its JSON Schema are generated
+from here; the server and the client read the same declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, IntEnum
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from daemon.results import (
+    CancelResult,
+    DevicesResult,
+    EventLine,
+    EventsResult,
+    LanesResult,
+    ListResult,
+    LogsResult,
+    MoveResult,
+    RetryResult,
+    SessionState,
+    ShowResult,
+    ShutdownResult,
+    StatusResult,
+    SubmitResult,
+    SwapResult,
+    VersionResult,
+)
+
+PROTOCOL = 1
+LINE_LIMIT_BYTES = 1 << 20
+BATCH_LIMIT = 100
+LIST_LIMIT = 1000
+LOGS_LIMIT_BYTES = 1 << 18
+PATH_LIMIT_BYTES = 107  # sun_path has 108, the last one is NUL
+
+
+class Access(Enum):
+    """Who may call a method."""
+
+    ACT = "act"  # the daemon's own user, root and the configured group
+    LOOK = "look"  # whoever the socket's file mode lets connect
+
+
+class Code(IntEnum):
+    """Why there is no result."""
+
+    PARSE_ERROR = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL = -32603
+    REFUSED = -32000
+    NOT_PERMITTED = -32001
+    NOT_FOUND = -32002
+    TOO_LARGE = -32003
+    BUSY = -32004
+
+
+CODES: Mapping[Code, str] = {
+    Code.PARSE_ERROR: "the line is not JSON",
+    Code.INVALID_REQUEST: "the line is JSON, but no JSON-RPC 2.0 request",
+    Code.METHOD_NOT_FOUND: "there is no such method",
+    Code.INVALID_PARAMS: "a parameter is missing, unknown or of the wrong type",
+    Code.INTERNAL: "a fault of batond; it is in batond's log",
+    Code.REFUSED: "it cannot be done now, or as it stands; the message says why, `data.problems` lists every reason",
+    Code.NOT_PERMITTED: "the caller may look, but not act",
+    Code.NOT_FOUND: "there is no session, lane or log of that name",
+    Code.TOO_LARGE: "the line is longer than the limit; the connection is closed",
+    Code.BUSY: "too many clients are connected; the connection is closed",
+}
+ANY_METHOD = (Code.INVALID_PARAMS, Code.INTERNAL)  # what every method may answer
+
+
+class Refusal(Exception):  # noqa: N818 an answer, not an error of batond's
+    """The answer is an error: its code, one line for a person, and every single problem where there are several."""
+
+    def __init__(self, code: Code, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.problems = problems
+
+
+# Parameters. An unknown key is an error: a misspelt `force` must not be taken for its absence.
+
+
+class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class SubmitParams(Params, frozen=True, kw_only=True):
+    """The text of a session file, the absolute folder its relative paths start from, and what messages call it."""
+
+    text: str
+    base: Annotated[str, Meta(pattern="^/")]
+    source: Annotated[str, Meta(min_length=1, max_length=4096)] = "sessions.toml"
+
+
+class ListParams(Params, frozen=True, kw_only=True):
+    """Which sessions. Without `states` and `names`, the live ones; `ended` adds those that have ended.
+
+    `states` and `names` each narrow the answer down, over live and ended sessions alike. Live sessions come first,
+    in the order they will run, then ended ones, newest first; `limit` bounds the latter, `before` goes on where an
+    answer's `next` said that there are more.
+    """
+
+    ended: bool = False
+    states: tuple[SessionState, ...] = ()
+    names: tuple[Name, ...] = ()
+    limit: Annotated[int, Meta(ge=1, le=LIST_LIMIT)] = 100
+    before: int | None = None
+
+
+class NameParams(Params, frozen=True, kw_only=True):
+    """The session meant."""
+
+    name: Name
+
+
+class CancelParams(Params, frozen=True, kw_only=True):
+    """The sessions to end, wherever they are."""
+
+    names: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=LIST_LIMIT)]
+
+
+class SwapParams(Params, frozen=True, kw_only=True):
+    """The lane to hand over (it may be left out where there is one), to `to` or to the next session in the queue.
+
+    `force` swaps out a session that cannot resume, too: it starts again from its first item.
+    """
+
+    lane: Name | None = None
+    to: Name | None = None
+    force: bool = False
+
+
+class LaneParams(Params, frozen=True, kw_only=True):
+    """The lane meant, or all of them. It may be left out where there is one."""
+
+    lane: Name | None = None
+    all: bool = False
+
+
+class MoveParams(Params, frozen=True, kw_only=True):
+    """The queued session, and its new place: exactly one of `first`, `last` and `before` (another queued session)."""
+
+    name: Name
+    first: bool = False
+    last: bool = False
+    before: Name | None = None
+
+
+class LogsParams(Params, frozen=True, kw_only=True):
+    """Whose output, from which byte on; without `offset`, the last `max_bytes` of it, from the start of a line."""
+
+    name: Name
+    offset: Annotated[int, Meta(ge=0)] | None = None
+    max_bytes: Annotated[int, Meta(ge=1, le=LOGS_LIMIT_BYTES)] = 1 << 16
+
+
+class EventsParams(Params, frozen=True, kw_only=True):
+    """Where the stream starts: after the decision `since`, or with the `last` so many, or (neither) from now on.
+
+    Without `follow` it ends, and the connection with it, once what is past is told.
+    """
+
+    since: Annotated[int, Meta(ge=0)] | None = None
+    last: Annotated[int, Meta(ge=0, le=LIST_LIMIT)] = 0
+    follow: bool = True
+
+
+class ShutdownParams(Params, frozen=True, kw_only=True):
+    """`now` ends the workers at once; without it, each finishes its batch and commits first."""
+
+    now: bool = False
+
+
+# Methods
+
+
+class Method(Struct, frozen=True, kw_only=True):
+    """One method. `stream` is what its notifications carry, for the one that goes on after its reply."""
+
+    name: str
+    summary: str
+    access: Access
+    params: type[Params]
+    result: type[Struct]
+    errors: tuple[Code, ...] = ()
+    stream: type[Struct] | None = None
+
+
+_ACT = (Code.NOT_PERMITTED, Code.REFUSED)
+_METHODS = (
+    Method(
+        name="submit",
+        summary="Queue the sessions of a session file, all of them or none.",
+        access=Access.ACT,
+        params=SubmitParams,
+        result=SubmitResult,
+        errors=_ACT,
+    ),
+    Method(
+        name="status",
+        summary="The daemon, its lanes with what they do and why, and the queue.",
+        access=Access.LOOK,
+        params=Params,
+        result=StatusResult,
+    ),
+    Method(name="list", summary="Sessions, one row each.", access=Access.LOOK, params=ListParams, result=ListResult),
+    Method(
+        name="show",
+        summary="Everything known of one session.",
+        access=Access.LOOK,
+        params=NameParams,
+        result=ShowResult,
+        errors=(Code.NOT_FOUND,),
+    ),
+    Method(
+        name="cancel",
+        summary="End sessions: a queued one at once, a running one after the batch in flight.",
+        access=Access.ACT,
+        params=CancelParams,
+        result=CancelResult,
+        errors=(*_ACT, Code.NOT_FOUND),
+    ),
+    Method(
+        name="retry",
+        summary="Queue a failed or cancelled session again, with all its attempts; it resumes its own output.",
+        access=Access.ACT,
+        params=NameParams,
+        result=RetryResult,
+        errors=(*_ACT, Code.NOT_FOUND),
+    ),
+    Method(
+        name="move",
+        summary="Give a queued session another place among those of its priority.",
+        access=Access.ACT,
+        params=MoveParams,
+        result=MoveResult,
+        errors=(*_ACT, Code.NOT_FOUND),
+    ),
+    Method(
+        name="swap",
+        summary="Hand a lane over now: the next session is prepared, the running one drained and queued again.",
+        access=Access.ACT,
+        params=SwapParams,
+        result=SwapResult,
+        errors=(*_ACT, Code.NOT_FOUND),
+    ),
+    Method(
+        name="drain",
+        summary="Pause lanes, and put their sessions back in the queue at their cursors.",
+        access=Access.ACT,
+        params=LaneParams,
+        result=LanesResult,
+        errors=(*_ACT, Code.NOT_FOUND),
+    ),
+    Method(
+        name="pause",
+        summary="Start no further session on lanes; what runs goes on.",
+        access=Access.ACT,
+        params=LaneParams,
+        result=LanesResult,
+        errors=(*_ACT, Code.NOT_FOUND),
+    ),
+    Method(
+        name="resume",
+        summary="Let lanes start sessions again.",
+        access=Access.ACT,
+        params=LaneParams,
+        result=LanesResult,
+        errors=(*_ACT, Code.NOT_FOUND),
+    ),
+    Method(
+        name="logs",
+        summary="A piece of what a session's worker printed. Asking again from `next_offset` follows it.",
+        access=Access.LOOK,
+        params=LogsParams,
+        result=LogsResult,
+        errors=(Code.NOT_FOUND,),
+    ),
+    Method(
+        name="devices",
+        summary="The devices and their memory.",
+        access=Access.LOOK,
+        params=Params,
+        result=DevicesResult,
+    ),
+    Method(
+        name="events",
+        summary="What happens, as it happens. After the reply the connection carries `event` notifications only.",
+        access=Access.LOOK,
+        params=EventsParams,
+        result=EventsResult,
+        stream=EventLine,
+    ),
+    Method(
+        name="shutdown",
+        summary="Drain every lane and end the daemon; sessions keep their places and cursors.",
+        access=Access.ACT,
+        params=ShutdownParams,
+        result=ShutdownResult,
+        errors=_ACT,
+    ),
+    Method(
+        name="version",
+        summary="The version of the daemon and of this protocol.",
+        access=Access.LOOK,
+        params=Params,
+        result=VersionResult,
+    ),
+)
+METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
+
+
+# Framing
+
+Id: TypeAlias = int | float | str | None
+
+
+class Request(Struct, frozen=True):
+    """A request; without an `id`, a notification, which gets no answer."""
+
+    jsonrpc: Literal["2.0"]
+    method: str
+    params: Raw = Raw(b"{}")
+    id: Id | UnsetType = UNSET
+
+
+class Problems(Struct, frozen=True):
+    """An error's `data`."""
+
+    problems: tuple[str, ...]
+
+
+class ErrorObject(Struct, frozen=True):
+    """An answer's `error`."""
+
+    code: int
+    message: str
+    data: Problems | UnsetType = UNSET
+
+
+class Response(Struct, frozen=True):
+    """An answer, as a client reads it: `result` or `error`."""
+
+    id: Id = None
+    result: Raw | UnsetType = UNSET
+    error: ErrorObject | UnsetType = UNSET
+    jsonrpc: str = "2.0"
+
+
+class Notification(Struct, frozen=True):
+    """One line of a stream, as a client reads it."""
+
+    method: str
+    params: Raw
+    jsonrpc: str = "2.0"
+
+
+def encode_request(method: str, params: Params, identity: Id) -> bytes:
+    """One line, newline included."""
+    return _line({"jsonrpc": "2.0", "id": identity, "method": method, "params": params})
+
+
+def encode_result(identity: Id, result: Struct) -> bytes:
+    """One line, newline included."""
+    return _line({"jsonrpc": "2.0", "id": identity, "result": result})
+
+
+def encode_error(identity: Id, refusal: Refusal) -> bytes:
+    """One line, newline included."""
+    data = Problems(refusal.problems) if refusal.problems else UNSET
+    error = ErrorObject(int(refusal.code), refusal.message, data)
+    return _line({"jsonrpc": "2.0", "id": identity, "error": error})
+
+
+def encode_notice(line: Mapping[str, Any]) -> bytes:
+    """One line of the `events` stream, newline included."""
+    return _line({"jsonrpc": "2.0", "method": "event", "params": line})
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(message) + b"\n"

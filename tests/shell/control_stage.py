@@ -1,0 +1,255 @@
+"""A daemon on a real socket whose workers are acted: real loop, record, feed, handlers and server. Asserts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from daemon import views
+from daemon.control import Bounds, ControlServer
+from daemon.feed import Feed
+from daemon.handlers import Handlers
+from daemon.loop import Loop
+from daemon.sessionfile import SessionSpec
+from daemon.store import Store
+from states.decision import Decision
+from states.effects import AdvanceStandby, DrainActive, Effect, EndWorker, Promote, RaiseStandby, StartStandby
+from states.events import (
+    Committed,
+    Exited,
+    Failed,
+    Hello,
+    LastBatch,
+    Memory,
+    Progress,
+    Promoted,
+    Queued,
+    Quiesced,
+    Ready,
+)
+from states.snapshot import Lane, World
+from states.work import Session, Tier
+
+GIB = 1 << 30
+PATIENCE_S = 20.0
+T = TypeVar("T")
+now = time.monotonic
+
+
+class Crew:
+    """Acts the workers: prepares at once, computes `batch` items each `batch_s`, fails sessions named `bad…`.
+
+    While `frozen` holds nobody computes; `total` is what each session's worker says it has.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self.batch, self.batch_s, self.total = 100, 0.01, 1000
+        self.frozen = False
+        self.loop: Loop | None = None
+        self._sessions: dict[int, Session] = {}
+        self._done: dict[int, int] = {}
+        self._ending: set[int] = set()
+
+    def log_path(self, session: str) -> Path:
+        return self.logs / f"{session}.log"
+
+    def perform(self, effect: Effect) -> None:
+        asyncio.get_running_loop().call_soon(self._act, effect)
+
+    def _post(self, event: Any) -> None:
+        assert self.loop is not None
+        self.loop.post(event)
+
+    def _act(self, effect: Effect) -> None:
+        number = effect.generation
+        match effect:
+            case StartStandby(session=session, tier=tier):
+                self._sessions[number], self._done[number] = session, session.cursor
+                with self.log_path(session.name).open("a") as log:
+                    log.write(f"{session.name} prepares ✓\n")
+                self._post(Hello(now(), number, session.cursor))
+                self._ready(number, tier)
+            case AdvanceStandby(tier=tier):
+                self._ready(number, tier)
+            case Promote():
+                self._post(Promoted(now(), number, now()))
+                self._compute(number)
+            case DrainActive():
+                self._ending.add(number)
+            case EndWorker():
+                self._exit(number, -15)
+            case RaiseStandby():
+                pass
+
+    def _ready(self, number: int, tier: Tier) -> None:
+        self._post(Ready(now(), number, tier, 0.01, self.total, 100 << 20))
+
+    def _compute(self, number: int) -> None:
+        if number not in self._sessions:
+            return
+        name, done = self._sessions[number].name, self._done[number]
+        if name.startswith("bad") and done >= 300:
+            self._post(Failed(now(), number, "program", "ValueError: item 300 is\x1b[31m bad", 300))
+            self._exit(number, 1)
+            return
+        if number in self._ending or done >= self.total:
+            if done >= self.total:
+                self._post(LastBatch(now(), number))
+            self._post(Quiesced(now(), number, now(), done, self.total - done))
+            self._post(Committed(now(), number, done, 100 << 20))
+            self._exit(number, 0)
+            return
+        if not self.frozen:
+            self._done[number] = done = min(self.total, done + self.batch)
+            self._post(Progress(now(), number, done, done, self.total, 100 << 20))
+        asyncio.get_running_loop().call_later(self.batch_s, self._compute, number)
+
+    def _exit(self, number: int, status: int) -> None:
+        if self._sessions.pop(number, None) is not None:
+            self._post(Exited(now(), number, status))
+
+
+class Stage:
+    """The daemon, in a thread with its own event loop, on the socket `path`."""
+
+    def __init__(
+        self, folder: Path, *, lanes: Sequence[str] = ("cpu",), gid: int | None = None, bounds: Bounds | None = None
+    ) -> None:
+        self.folder, self.path = folder, folder / "control.sock"
+        self.crew = Crew(folder)
+        self.inspected: list[str] = []
+        self.bugs: list[dict[str, Any]] = []
+        self.world: World | None = None
+        self._lanes, self._gid, self._bounds = lanes, gid, bounds or Bounds()
+        self._ready: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+
+    def __enter__(self) -> Stage:
+        self._thread.start()
+        self._events = self._ready.result(PATIENCE_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._events.call_soon_threadsafe(self._stopped.set)
+            self._thread.join(PATIENCE_S)
+
+    async def _main(self) -> None:
+        self._stopped = asyncio.Event()
+        events = asyncio.get_running_loop()
+        events.set_exception_handler(lambda _, context: self.bugs.append(context))
+        store = Store.open(self.folder / "state")
+        loaded = store.load()
+        specs: dict[str, SessionSpec] = dict(loaded.specs)
+        self.feed = feed = Feed(loaded.seq)
+
+        def tell(decision: Decision, seq: int) -> None:
+            for note in decision.notes:
+                feed.tell(note, seq, datetime.now(UTC))
+
+        self.loop = Loop(
+            World(lanes={name: Lane(name, since=now()) for name in self._lanes}),
+            record=lambda decision: store.record(decision, datetime.now(UTC), specs),
+            tell=tell,
+            perform=self.crew.perform,
+            blocked=print,
+            unblocked=print,
+        )
+        self.crew.loop = self.loop
+        for name in self._lanes * 2:
+            self.loop.post(Memory(now(), name, 64 * GIB, 64 * GIB))
+        for session in loaded.queue:
+            self.loop.post(Queued(now(), session))
+        handlers = Handlers(
+            loop=self.loop,
+            store=store,
+            feed=feed,
+            crew=self.crew,
+            inspect=self._inspect,
+            specs=specs,
+            daemon=views.Daemon("0.1.0", 4711, now()),
+        )
+        async with ControlServer(self.path, handlers.table, self._gid, mode=0o666, bounds=self._bounds):
+            self._ready.set_result(events)
+            await self._stopped.wait()
+        self.loop.close()
+        store.close()
+
+    async def _inspect(self, specs: list[SessionSpec]) -> list[Mapping[str, Any]]:
+        self.inspected += [spec.name for spec in specs]
+        await asyncio.sleep(0)
+        return [
+            {"error": {"key": "signature", "reason": "the model has no signature 'predict'"}}
+            if spec.signature == "predict"
+            else {"error": None, "total": 1000, "cursor": 0, "fingerprint": "f00d", "need_bytes": GIB}
+            for spec in specs
+        ]
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of a coroutine that runs on the daemon's event loop."""
+        return asyncio.run_coroutine_threadsafe(work(), self._events).result(PATIENCE_S)
+
+    def until(self, holds: Callable[[World], bool]) -> None:
+        """Wait until something holds of the daemon's world."""
+        self.run(lambda: self.loop.until(holds))
+
+    def thaw(self) -> None:
+        """Let sessions compute."""
+        self.crew.frozen = False
+
+
+class Line:
+    """A raw connection: bytes out, JSON lines in."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect(str(path))
+        self._file = self.socket.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self) -> Any:
+        """The next line, decoded; None at the end."""
+        line = self._file.readline()
+        return json.loads(line) if line else None
+
+    def ask(self, method: str, **params: Any) -> Any:
+        """The whole answer to a request."""
+        request = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+        self.send(json.dumps(request).encode() + b"\n")
+        return self.read()
+
+    def close(self) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def session_file(*names: str, **keys: str) -> str:
+    """A session file whose sessions are programs that prepare; `keys` are added to each, as TOML values."""
+    extra = "".join(f"{key} = {value}\n" for key, value in keys.items())
+    return "\n".join(f'[[session]]\nname = "{name}"\nrun = ["true"]\nprepare = true\n{extra}' for name in names)
