@@ -46,21 +46,25 @@ class Loop:
         record: Record,
         tell: Callable[[Decision, int], None],
         perform: Callable[[Effect], None],
-        alarm: Callable[[str], None],
+        blocked: Callable[[str], None],
+        unblocked: Callable[[int, float], None],
     ) -> None:
+        """blocked: told once why nothing can be recorded; unblocked: after how many decisions and seconds it can be."""
         self.world = world
         self.recent: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
         self._record = record
         self._tell = tell
         self._perform = perform
-        self._alarm = alarm
+        self._tell_blocked = blocked
+        self._tell_unblocked = unblocked
         self._inbox: deque[tuple[Event, asyncio.Future[Decision] | None]] = deque()
         self._busy = False
         self._blocked: str | None = None
+        self._blocked_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._watchers: list[asyncio.Future[None]] = []
-        self._bug: BaseException | None = None
+        self._bug: Exception | None = None
 
     def post(self, event: Event) -> None:
         """Hand in an event. Its decision is made now, or after the one in hand."""
@@ -123,13 +127,12 @@ class Loop:
                 self._inbox.popleft()
                 self._adopt(decision, answer)
                 mattered = mattered or decision.matters or isinstance(event, Tick)
-        except BaseException as bug:
-            # A bug of ours: nothing more is decided, whoever waits is told, and the report carries what led to it.
+        except Exception as bug:  # noqa: BLE001 - any at all
+            # A bug of ours: nothing more is decided; `until` raises it, with what led to it, and ends the daemon.
             story = "; ".join(type(each.event).__name__ for each in self.recent)
             bug.add_note(f"the last decisions were about: {story}")
             self._bug = bug
             self._wake()
-            raise
         finally:
             self._busy = self._bug is not None
         if mattered:
@@ -142,7 +145,8 @@ class Loop:
         except RecordFailed as failure:
             why = f"cannot record the decision: {failure}; nothing new is started until it can be"
             if self._blocked is None:
-                self._alarm(why)
+                self._blocked_at = time.monotonic()
+                self._tell_blocked(str(failure))
             self._blocked = why
             if isinstance(decision.event, _COMMANDS) and answer is not None:
                 self._inbox.popleft()
@@ -150,8 +154,8 @@ class Loop:
             self._retry = asyncio.get_running_loop().call_later(RETRY_RECORD_S, self._try_again)
             return False
         if self._blocked is not None:
-            self._alarm("decisions can be recorded again")
             self._blocked = None
+            self._tell_unblocked(len(self._inbox), time.monotonic() - self._blocked_at)
         self._tell(decision, seq)
         return True
 

@@ -1,0 +1,275 @@
+"""The daemon put together: what is made, in which order it starts, what a signal does, in which order it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import signal
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+from daemon import leftovers, views
+from daemon.config import Config
+from daemon.control import ControlServer
+from daemon.devices import Devices
+from daemon.feed import Feed
+from daemon.handlers import Handlers
+from daemon.logs import Log
+from daemon.loop import Loop, RecordFailed
+from daemon.nursery import Nursery
+from daemon.perform import Performer
+from daemon.records import Loaded
+from daemon.sessionfile import SessionSpec
+from daemon.store import RecordError, Store
+from daemon.stories import (
+    DaemonStarted,
+    DaemonStopped,
+    DaemonStopping,
+    LauncherFellBack,
+    RecordResumed,
+    SessionUnreadable,
+    StoreSetAside,
+    Story,
+)
+from daemon.stories import RecordFailed as RecordFailedStory
+from daemon.workers import Crew
+from states import policy
+from states.decision import Decision
+from states.events import Event, Exited, Hello, Kill, Memory, Queued, Stop
+from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished
+from states.snapshot import State, World
+
+KILL_WAIT_S: Final = 10.0  # after a second signal, for the killed to be gone
+PRUNE_INTERVAL_S: Final = 3600.0
+ENDED = (SessionFinished, SessionFailed, SessionCancelled)
+
+
+class Service:
+    """One daemon, from its start to its end. `run` is its whole life."""
+
+    def __init__(self, config: Config, store: Store, log: Log) -> None:
+        self._config = config
+        self._store = store
+        self._log = log
+        self._specs: dict[str, SessionSpec] = {}
+        self._devices = Devices()
+        self._started_at = time.monotonic()
+        self._stop_asked_at = self._started_at
+        self._stop_reason = "shutdown"
+        self._signals = 0
+        self._forced = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until told to stop; 0 when every session was drained, 1 when some were ended by force."""
+        found = self._load()
+        async with AsyncExitStack() as ending:
+            ending.callback(self._devices.close)
+            nursery = Nursery(
+                self._config.cache_dir, say=self._fell_back, use_fork_server=self._config.launcher != "exec"
+            )
+            ending.callback(nursery.close)
+            self._crew = Crew(nursery, self._post, self._config.log_dir)
+            ending.callback(self._crew.close)
+            self._feed = Feed(found.seq)
+            self._loop = self._make_loop(found)
+            ending.callback(self._loop.close)
+            await leftovers.end(self._store, self._tell)
+            await ending.enter_async_context(self._control(nursery))
+            self._take_signals()
+            self._tell_started()
+            chores = [asyncio.create_task(chore) for chore in (self._read_memory(), nursery.warm(), self._prune())]
+            ending.push_async_callback(_end, chores)
+            self._loop.start()
+            await self._until_stopped(chores)
+        self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, len(self._loop.world.queue)))
+        return 1 if self._forced.is_set() else 0
+
+    # Putting together
+
+    def _load(self) -> Loaded:
+        found = self._store.load()
+        self._specs.update(found.specs)
+        if self._store.set_aside is not None:
+            self._tell(StoreSetAside(str(self._store.set_aside.path), self._store.set_aside.reason))
+        for name, reason in found.unreadable:
+            self._tell(SessionUnreadable(name, reason))
+        return found
+
+    def _make_loop(self, found: Loaded) -> Loop:
+        now = time.monotonic()
+        lanes = {lane.name: replace(lane, since=now, held=lane.name in found.held) for lane in self._devices.discover()}
+        world = World(
+            lanes=lanes,
+            queue=tuple(replace(session, not_before=0.0, queued_at=now) for session in found.queue),
+            profiles=found.profiles,
+            limits=self._config.limits,
+            generation=found.generation,
+        )
+        return Loop(
+            world,
+            record=self._record,
+            tell=self._tell_decision,
+            perform=Performer(self._crew, self._specs, lanes),
+            blocked=lambda why: self._tell(RecordFailedStory(why)),
+            unblocked=lambda decisions, waited_s: self._tell(RecordResumed(decisions, waited_s)),
+        )
+
+    def _control(self, nursery: Nursery) -> ControlServer:
+        async def inspect(specs: list[SessionSpec]) -> list[dict[str, Any]]:
+            return await nursery.inspect(specs, lower=self._crew.lower)
+
+        handlers = Handlers(
+            loop=self._loop,
+            store=self._store,
+            feed=self._feed,
+            crew=self._crew,
+            inspect=inspect,
+            specs=self._specs,
+            daemon=views.Daemon(version("batond"), os.getpid(), self._started_at),
+        )
+        control = self._config.control
+        gid = None if control.group is None else grp.getgrnam(control.group).gr_gid
+        return ControlServer(control.socket, handlers.table, gid, mode=control.mode)
+
+    # Telling and recording
+
+    def _tell(self, story: Note | Story, seq: int | None = None, at: datetime | None = None) -> None:
+        moment = at or datetime.now(UTC)
+        self._log.emit(story, seq, moment)
+        if hasattr(self, "_feed"):
+            self._feed.tell(story, seq, moment)
+
+    def _tell_decision(self, decision: Decision, seq: int) -> None:
+        moment = datetime.now(UTC)
+        if decision.after.stopping and not decision.before.stopping:
+            self._stop_asked_at = time.monotonic()
+            busy = [worker.session.name for lane in decision.before.lanes.values() for worker in lane.workers()]
+            self._tell(DaemonStopping(self._stop_reason, tuple(busy)), seq, moment)
+        for note in decision.notes:
+            self._tell(note, seq, moment)
+            if isinstance(note, ENDED):
+                self._specs.pop(note.session, None)
+
+    def _record(self, decision: Decision) -> int:
+        specs = {}
+        if isinstance(decision.event, Queued) and decision.refused is None:
+            name = decision.event.session.name
+            specs[name] = self._specs[name]
+        try:
+            return self._store.record(decision, datetime.now(UTC), specs)
+        except RecordError as error:
+            raise RecordFailed(str(error)) from error
+
+    def _post(self, event: Event) -> None:
+        try:
+            if isinstance(event, Hello):
+                for worker in self._crew.alive():
+                    if worker.generation == event.generation and worker.started is not None:
+                        self._store.worker_started(worker.generation, worker.session, worker.pid, worker.started)
+            elif isinstance(event, Exited):
+                self._store.worker_gone(event.generation)
+        except RecordError as error:
+            # The worker's own words go on; what is lost is only how a later daemon would find its process.
+            self._tell(RecordFailedStory(str(error)))
+        self._loop.post(event)
+
+    def _fell_back(self, reason: str) -> None:
+        self._tell(LauncherFellBack(self._config.launcher, "exec", reason))
+
+    def _tell_started(self) -> None:
+        config = self._config
+        self._tell(
+            DaemonStarted(
+                version=version("batond"),
+                pid=os.getpid(),
+                lanes=tuple(self._loop.world.lanes),
+                sessions=len(self._loop.world.queue),
+                launcher=config.launcher,
+                state_dir=str(config.state_dir),
+                socket=str(config.control.socket),
+                config=None if config.source is None else str(config.source),
+            )
+        )
+
+    # While it runs
+
+    async def _read_memory(self) -> None:
+        """Readings of every lane: often while one waits for memory, seldom in quiet."""
+        for _ in range(self._config.limits.readings):
+            self._read_once(all_lanes=True)
+        quiet_at = time.monotonic() + self._config.memory.interval_s
+        while True:
+            await asyncio.sleep(self._config.memory.handover_interval_s)
+            now = time.monotonic()
+            due = now >= quiet_at
+            if due:
+                quiet_at = now + self._config.memory.interval_s
+            self._read_once(all_lanes=due)
+
+    def _read_once(self, *, all_lanes: bool) -> None:
+        now = time.monotonic()
+        world = self._loop.world
+        for name, lane in world.lanes.items():
+            if all_lanes or policy.waits_for_memory(world, lane, now):
+                reading = self._devices.device(name).read(now)
+                if isinstance(reading, Memory) or lane.lost is None:
+                    self._loop.post(reading)
+
+    async def _prune(self) -> None:
+        while True:
+            history = self._config.history
+            try:
+                self._store.prune(history.days, history.size_bytes, datetime.now(UTC))
+            except RecordError as error:
+                self._tell(RecordFailedStory(str(error)))
+            await asyncio.sleep(PRUNE_INTERVAL_S)
+
+    # Ending
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._signals == 0 and not self._loop.world.stopping:
+            self._stop_reason = number.name
+            self._loop.post(Stop(time.monotonic()))
+        else:
+            self._end_by_force()
+        self._signals += 1
+
+    def _end_by_force(self) -> None:
+        self._forced.set()
+        self._loop.post(Kill(time.monotonic()))
+        self._crew.kill_all()  # also where nothing can be recorded, and so nothing decided
+
+    async def _until_stopped(self, chores: list[asyncio.Task[None]]) -> None:
+        stopped = asyncio.ensure_future(self._loop.until(_stopped))
+        forced = asyncio.ensure_future(self._forced.wait())
+        watched: set[asyncio.Future[Any]] = {stopped, forced, *chores}
+        while not (stopped.done() or forced.done()):
+            done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            watched -= done
+            for each in done:
+                each.result()  # a bug, in a decision or a chore, ends the daemon here
+        forced.cancel()
+        if not stopped.done():
+            await asyncio.wait({stopped}, timeout=KILL_WAIT_S)
+            stopped.cancel()
+
+
+async def _end(chores: list[asyncio.Task[None]]) -> None:
+    for chore in chores:
+        chore.cancel()
+    await asyncio.gather(*chores, return_exceptions=True)
+
+
+def _stopped(world: World) -> bool:
+    lanes = world.lanes.values()
+    return world.stopping and all(lane.state is State.STOPPED and not any(lane.workers()) for lane in lanes)

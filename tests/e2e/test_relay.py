@@ -1,0 +1,300 @@
+"""The whole daemon with stand-in programs: sessions follow one another, and each item is computed exactly once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from batond import Batond, alive, stand_in
+
+
+def counts_hold(batond: Batond) -> None:
+    for event in batond.told("handover.completed"):
+        assert event["items_in"] == event["items_done"] + event["items_returned"] + event["items_abandoned"]
+    assert batond.told("count.mismatched") == []
+
+
+def test_three_sessions_follow_one_another_and_leave_every_item_once(batond: Batond) -> None:
+    """Each after the first was prepared while the one before it computed, and the counts add up."""
+    names = ("a", "b", "c")
+    batond.submit("".join(stand_in(name, batond.folder, "--item-ms", "20", items=100) for name in names))
+    batond.ended(*names)
+    assert [event["session"] for event in batond.told("session.finished")] == ["a", "b", "c"]
+    for name in names:
+        assert batond.rows(name) == list(range(100))
+    handovers = batond.told("handover.completed")
+    assert [(event["from_session"], event["session"], event["tier"]) for event in handovers] == [
+        ("a", "b", "warm"),
+        ("b", "c", "warm"),
+    ]
+    counts_hold(batond)
+    states = [event["to"] for event in batond.told("lane.moved")]
+    for state in ("Preloading", "Swapping", "Running", "NearingEnd", "Draining", "Idle"):
+        assert state in states
+
+
+def test_a_swap_hands_over_mid_session_and_the_old_one_ends_with_every_item(batond: Batond) -> None:
+    """The swapped-out session goes back at its cursor; nothing of it is computed twice into its output."""
+    batond.submit(
+        stand_in("long", batond.folder, "--item-ms", "20", items=400, lead=0)
+        + stand_in("short", batond.folder, items=10)
+    )
+    batond.event("session.started", session="long")
+    batond.ctl("swap")
+    batond.ended("short", "long")
+    returned = batond.event("handover.completed", from_session="long")
+    assert returned["items_returned"] > 0
+    assert [event["session"] for event in batond.told("session.finished")] == ["short", "long"]
+    assert batond.rows("long") == list(range(400))
+    counts_hold(batond)
+
+
+def test_a_swap_to_another_overrides_the_standby(batond: Batond) -> None:
+    """`swap --to` brings the named one next, though another was prepared already; that one keeps its place."""
+    batond.submit(
+        stand_in("long", batond.folder, "--item-ms", "20", items=400)
+        + stand_in("first", batond.folder, items=5)
+        + stand_in("second", batond.folder, items=5)
+    )
+    batond.event("standby.ready", session="first")
+    batond.ctl("swap", "--to", "second")
+    batond.ended("first", "second", "long")
+    started = [event["session"] for event in batond.told("session.started")]
+    assert started[:2] == ["long", "second"]
+    assert batond.rows("first") == list(range(5))
+    assert batond.rows("long") == list(range(400))
+
+
+def test_cancel_ends_a_session_wherever_it_is(batond: Batond) -> None:
+    """Running, prepared, queued: each ends as cancelled, once, and the queue goes on."""
+    batond.submit(
+        stand_in("running", batond.folder, "--item-ms", "20", items=2000)
+        + stand_in("prepared", batond.folder)
+        + stand_in("queued", batond.folder)
+        + stand_in("last", batond.folder)
+    )
+    batond.event("session.started", session="running")
+    batond.event("standby.ready", session="prepared")
+    batond.ctl("cancel", "queued", "prepared", "running")
+    batond.ended("running", "prepared", "queued", "last")
+    assert {event["session"] for event in batond.told("session.cancelled")} == {"running", "prepared", "queued"}
+    assert [event["session"] for event in batond.told("session.finished")] == ["last"]
+    counts_hold(batond)
+
+
+def test_after_is_kept_and_a_failure_cancels_what_waits_for_it(batond: Batond) -> None:
+    batond.submit(
+        stand_in("broken", batond.folder, "--fail-at", "3", priority=-1)
+        + stand_in("waits", batond.folder, after=["broken"])
+        + stand_in("good", batond.folder, items=5)
+        + stand_in("follows", batond.folder, items=5, after=["good"], priority=5)
+    )
+    batond.ended("broken", "waits", "good", "follows")
+    assert batond.event("session.failed", session="broken")["reason"].endswith("item 3 cannot be computed")
+    assert "broken, which failed" in batond.event("session.cancelled", session="waits")["reason"]
+    assert [event["session"] for event in batond.told("session.finished")] == ["good", "follows"]
+
+
+def test_a_killed_worker_is_tried_again_and_its_output_is_whole(batond: Batond) -> None:
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=200) + stand_in("b", batond.folder, items=5))
+    batond.event("session.started", session="a")
+    batond.event("standby.ready", session="b")
+    pids = [pid for pid in batond.workers() if "a.rows" in _command(pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert "SIGKILL" in batond.event("session.retried", session="a")["reason"]
+    batond.ended("a", "b")
+    assert batond.rows("a") == list(range(200))
+    assert {event["session"] for event in batond.told("session.finished")} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "words"),
+    [
+        (["--die-loading"], "memory", "SIGKILL"),
+        (["--fail-at", "0"], "program", "ValueError: item 0 cannot be computed"),
+        (["--silent", "--exit-code", "3"], "program", "3"),
+        (["--garbage"], "internal", ""),
+        (["--oversized-line"], "internal", ""),
+    ],
+    ids=["die-loading", "fail-at", "exit-code", "garbage", "oversized-line"],
+)
+def test_a_session_that_fails_says_why_and_the_queue_goes_on(
+    batond: Batond, flags: list[str], kind: str, words: str
+) -> None:
+    batond.submit(
+        stand_in("bad", batond.folder, *flags, max_attempts=1, items=6) + stand_in("good", batond.folder, items=6)
+    )
+    batond.ended("bad", "good")
+    failed = batond.event("session.failed", session="bad")
+    assert failed["kind"] == kind
+    assert words in failed["reason"]
+    shown = batond.ctl("show", "bad")["session"]
+    assert shown["state"] == "failed"
+    assert shown["reason"] == failed["reason"]
+    assert batond.rows("good") == list(range(6))
+
+
+def test_a_program_that_never_speaks_is_judged_by_its_exit_status(batond: Batond) -> None:
+    """Without `prepare`, and without baton.py: started means spawned, done means status 0."""
+    batond.submit(
+        '[[session]]\nname = "true"\nrun = ["/bin/true"]\n'
+        '[[session]]\nname = "false"\nrun = ["/bin/false"]\nmax_attempts = 1\n'
+    )
+    batond.ended("true", "false")
+    assert batond.told("session.finished")[0]["session"] == "true"
+    assert "1" in batond.event("session.failed", session="false")["reason"]
+
+
+def test_pause_lets_nothing_start_and_resume_does(batond: Batond) -> None:
+    batond.ctl("pause")
+    batond.submit(stand_in("a", batond.folder, items=5))
+    status = batond.ctl("status")
+    assert status["lanes"][0]["state"] == "Idle"
+    assert "paused" in status["lanes"][0]["reason"]
+    assert batond.told("standby.started") == []
+    batond.ctl("resume")
+    batond.ended("a")
+    assert batond.rows("a") == list(range(5))
+
+
+def test_drain_empties_the_lane_and_resume_goes_on_where_it_was(batond: Batond) -> None:
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=200) + stand_in("b", batond.folder, items=5))
+    batond.event("session.started", session="a")
+    batond.event("standby.ready", session="b")
+    batond.ctl("drain")
+    batond.event("lane.moved", to="Idle")
+    batond.event("worker.exited", session="b")
+    assert [event["name"] for event in batond.ctl("status")["queue"]] == ["a", "b"]
+    batond.ctl("resume")
+    batond.ended("a", "b")
+    assert batond.rows("a") == list(range(200))
+
+
+def test_move_and_retry(batond: Batond) -> None:
+    """A queued session gets another place; a failed one is queued again with all its attempts."""
+    batond.ctl("pause")
+    batond.submit("".join(stand_in(name, batond.folder, items=3) for name in ("a", "b", "c")))
+    batond.ctl("move", "c", "--first")
+    batond.ctl("move", "a", "--last")
+    assert [event["name"] for event in batond.ctl("status")["queue"]] == ["c", "b", "a"]
+    batond.ctl("cancel", "b")
+    batond.ctl("retry", "b")
+    batond.ctl("resume")
+    batond.ended("a", "c")
+    batond.event("session.finished", session="b")
+    assert batond.rows("b") == [0, 1, 2]
+
+
+def test_a_session_that_ignores_everything_is_ended_by_force(batond: Batond) -> None:
+    """Ask, SIGTERM, SIGKILL, each to the whole process group; the next session is not held up."""
+    settings = batond.folder / "batond.toml"
+    batond.stop()
+    settings.write_text(settings.read_text() + "drain_timeout_s = 1.0\n")
+    with batond:
+        batond.submit(
+            stand_in("deaf", batond.folder, "--ignore-sigterm", "--ignore-drain", "--item-ms", "20", items=100_000)
+            + stand_in("next", batond.folder, items=5)
+        )
+        batond.event("session.started", session="deaf")
+        batond.ctl("cancel", "deaf")
+        batond.ended("next")
+        forces = [event["force"] for event in batond.told("worker.escalated", session="deaf")]
+        assert forces == ["SIGTERM", "SIGKILL"]
+        assert batond.event("session.cancelled", session="deaf")
+        assert batond.event("worker.exited", session="deaf")["status"] == -signal.SIGKILL
+
+
+def test_a_session_that_stalls_is_drained_and_tried_again(batond: Batond) -> None:
+    settings = batond.folder / "batond.toml"
+    batond.stop()
+    settings.write_text(settings.read_text() + "stall_timeout_s = 1.0\ndrain_timeout_s = 1.0\n")
+    with batond:
+        batond.submit(stand_in("stuck", batond.folder, "--stall-at", "7", max_attempts=2))
+        batond.ended("stuck")
+        assert batond.told("session.retried", session="stuck")[0]["kind"] == "stall"
+        assert "no progress" in batond.event("session.failed", session="stuck")["reason"]
+
+
+def test_sigterm_drains_commits_and_exits_0_and_the_next_life_goes_on(batond: Batond) -> None:
+    """Nothing is left behind, and no item is computed into the output twice."""
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=300) + stand_in("b", batond.folder, items=5))
+    batond.event("session.started", session="a")
+    batond.event("standby.ready", session="b")
+    workers = batond.workers()
+    assert len(workers) >= 2
+    assert batond.stop() == 0
+    assert [pid for pid in workers if alive(pid)] == []
+    assert not batond.socket.exists()
+    done = batond.rows("a")
+    assert done == list(range(len(done)))
+    assert 0 < len(done) < 300
+    batond.start()
+    batond.ended("a", "b")
+    assert batond.rows("a") == list(range(300))
+    assert batond.rows("b") == list(range(5))
+
+
+def test_a_second_signal_ends_everything_at_once(batond: Batond) -> None:
+    batond.submit(
+        stand_in("deaf", batond.folder, "--ignore-sigterm", "--ignore-drain", "--item-ms", "20", items=100_000)
+    )
+    batond.event("session.started", session="deaf")
+    workers = batond.workers()
+    batond.process.send_signal(signal.SIGINT)
+    batond.event("daemon.stopping", reason="SIGINT")
+    batond.process.send_signal(signal.SIGTERM)
+    assert batond.process.wait(60) == 1
+    assert [pid for pid in workers if alive(pid)] == []
+
+
+def test_a_killed_daemon_leaves_sessions_that_commit_and_the_next_goes_on(batond: Batond) -> None:
+    """Its workers drain by themselves; the next daemon waits for them, and no row is lost or doubled."""
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=300) + stand_in("b", batond.folder, items=5))
+    batond.event("session.started", session="a")
+    batond.event("standby.ready", session="b")
+    batond.kill()
+    batond.start()
+    batond.ended("a", "b")
+    assert batond.rows("a") == list(range(300))
+    assert batond.rows("b") == list(range(5))
+
+
+def test_shutdown_over_the_socket_ends_the_daemon(batond: Batond) -> None:
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=300))
+    batond.event("session.started", session="a")
+    batond.ctl("shutdown")
+    assert batond.process.wait(60) == 0
+    assert batond.event("daemon.stopped")["left"] == 1
+
+
+def test_a_second_daemon_on_the_same_state_refuses(batond: Batond) -> None:
+    second = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "daemon",
+            "--state-dir",
+            str(batond.folder / "state"),
+            "--socket",
+            str(batond.folder / "t.sock"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert str(batond.process.pid) in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
