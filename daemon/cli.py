@@ -71,7 +71,7 @@ class Conversation:
 
 
 class Batonctl(click.Group):
-    """Turns what can go wrong into one line and an exit status."""
+    """Turns what can go wrong into one line and an exit status. (A pipe that closed, click takes quietly.)"""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -86,9 +86,6 @@ class Batonctl(click.Group):
         except msgspec.DecodeError as error:
             click.echo(f"batonctl: what answers there does not speak batond's protocol: {error}", err=True)
             ctx.exit(EXIT_UNREACHABLE)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere, silently
-            ctx.exit(EXIT_REFUSED)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
 

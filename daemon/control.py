@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from daemon import endpoint, wire
+from daemon.stories import ClientRefused
 from daemon.wire import Access, Code, Refusal
 
 SO_PEERGROUPS = 59  # not in Python's socket module
@@ -64,8 +65,9 @@ Handler: TypeAlias = Callable[[Any, Peer], Awaitable[msgspec.Struct | Stream]]
 class ControlServer:
     """Serves `handlers` on the socket at `where`, or on a socket that listens already (it is left as it is found).
 
-    The daemon's own user, root and the group `allowed_gid` may act, everyone else may look. A bug in a
-    handler is told to the event loop's exception handler and answered as internal.
+    The daemon's own user, root and the group `allowed_gid` may act, everyone else may look. `tell` is told of
+    clients that did what they may not. A bug in a handler is told to the event loop's exception handler and
+    answered as internal.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class ControlServer:
         *,
         mode: int = 0o660,
         bounds: Bounds = Bounds(),
+        tell: Callable[[ClientRefused], None] | None = None,
     ) -> None:
         if unknown := sorted(set(handlers) - set(wire.METHODS)):
             raise ValueError(f"no such methods in wire.METHODS: {', '.join(unknown)}")
@@ -84,6 +87,7 @@ class ControlServer:
         self._allowed_gid = allowed_gid
         self._mode = mode
         self._bounds = bounds
+        self._tell = tell
         self._endpoint: endpoint.Endpoint | None = None
         self._server: asyncio.Server | None = None
         self._clients: dict[asyncio.Task[None], Peer] = {}
@@ -124,6 +128,7 @@ class ControlServer:
             peer = peer_of(writer.get_extra_info("socket"), self._allowed_gid)
             if self._full(peer):
                 busy = Refusal(Code.BUSY, f"batond serves {len(self._clients)} clients already; try again later")
+                self._refused(None, busy, peer)
                 await self._write(writer, wire.encode_error(None, busy))
                 return
             self._clients[task] = peer
@@ -139,6 +144,10 @@ class ControlServer:
             self._busy.discard(task)
             await self._hang_up(writer)
 
+    def _refused(self, method: str | None, refusal: Refusal, peer: Peer) -> None:
+        if self._tell is not None:
+            self._tell(ClientRefused(method, refusal.message, peer.uid, peer.pid))
+
     def _full(self, peer: Peer) -> bool:
         lookers = sum(not other.may_act for other in self._clients.values())
         return len(self._clients) >= self._bounds.clients or (not peer.may_act and lookers >= self._bounds.lookers)
@@ -150,6 +159,7 @@ class ControlServer:
             try:
                 line = await lines.read()
             except Refusal as refusal:
+                self._refused(None, refusal, peer)
                 await self._write(writer, wire.encode_error(None, refusal))
                 return
             if line is None:
@@ -197,6 +207,8 @@ class ControlServer:
             if isinstance(answer, Stream):
                 return _Begun(encoded, answer.notices)
         except Refusal as refusal:
+            if refusal.code is Code.NOT_PERMITTED:
+                self._refused(request.method, refusal, peer)
             encoded = wire.encode_error(identity, refusal)
         except Exception as error:  # noqa: BLE001 a bug in one method must cost its caller an answer, not everyone the socket
             asyncio.get_running_loop().call_exception_handler(

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import NODEFAULT, UNSET
 
 from daemon import wire
+from daemon.__main__ import command as batond
 from daemon.cli import batonctl
 from daemon.logs import json_schema, line_type
 from daemon.stories import EVENTS
@@ -208,11 +209,14 @@ def _first(text: str) -> str:
 def commands() -> str:
     """docs/cli.md."""
     parts = [
-        "# batonctl",
+        "# Commands",
         GENERATED,
-        "Every command takes `--json`: it then prints what the control socket said ([control.md](control.md)), one "
-        "object a line. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no daemon, 130 interrupted.",
-        "Options before the command:",
+        f"`batond`: {_sentences(batond)}",
+        _options(batond),
+        "`batonctl` talks to it. Every command takes `--json`: it then prints what the control socket said "
+        "([control.md](control.md)), one object a line. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no "
+        "daemon, 130 interrupted.",
+        "Its options before the command:",
         _options(batonctl),
     ]
     context = click.Context(batonctl, info_name="batonctl")
@@ -220,14 +224,18 @@ def commands() -> str:
         command = batonctl.get_command(context, name)
         assert command is not None
         usage = " ".join(("batonctl", name, *command.collect_usage_pieces(context)))
-        parts += [f"## {name}", f"```\n{usage}\n```", " ".join((command.help or "").split()), _options(command)]
+        parts += [f"## {name}", f"```\n{usage}\n```", _sentences(command), _options(command)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sentences(command: click.Command) -> str:
+    return " ".join((command.help or "").split())
 
 
 def _options(command: click.Command) -> str:
     rows = []
     for option in command.params:
-        if not isinstance(option, click.Option) or option.name == "as_json":
+        if not isinstance(option, click.Option) or option.name in ("as_json", "version"):
             continue
         value = "" if option.is_flag else f" {option.metavar or _value(option)}"
         default = f" (default: {option.default})" if option.show_default else ""
@@ -237,8 +245,8 @@ def _options(command: click.Command) -> str:
 
 def _value(option: click.Option) -> str:
     if isinstance(option.type, click.Choice):
-        return "STATE"
-    return "NUMBER" if isinstance(option.type, click.IntRange) else "VALUE"
+        return "|".join(map(str, option.type.choices))
+    return {click.IntRange: "NUMBER", click.Path: "PATH"}.get(type(option.type), "VALUE")
 
 
 # Pieces

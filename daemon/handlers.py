@@ -104,15 +104,14 @@ class Handlers:
 
     async def list_sessions(self, params: wire.ListParams, _peer: Peer) -> results.ListResult:
         """Rows of live sessions, then of ended ones."""
-        live = self._live_rows()
         states = set(params.states)
         if params.names:
-            rows = {row.name: row for row in live}
+            rows = {row.name: row for row in self._live_rows(set(params.names))}
             found = [rows[name] if name in rows else self._ended_row(name) for name in dict.fromkeys(params.names)]
             return results.ListResult(
                 sessions=tuple(row for row in found if row is not None and (not states or row.state in states))
             )
-        chosen = [row for row in live if not states or row.state in states]
+        chosen = [row for row in self._live_rows() if not states or row.state in states]
         wanted = [state for state in ENDED if state in states or (params.ended and not states)]
         if not wanted:
             return results.ListResult(sessions=tuple(chosen))
@@ -127,7 +126,7 @@ class Handlers:
     async def show(self, params: wire.NameParams, _peer: Peer) -> results.ShowResult:
         """A session's row, spec and history."""
         record = self._known(params.name)
-        live = next((row for row in self._live_rows() if row.name == params.name), None)
+        live = next(iter(self._live_rows({params.name})), None)
         log = self._crew.log_path(params.name)
         return results.ShowResult(
             session=live or views.ended_row(record),
@@ -183,12 +182,12 @@ class Handlers:
             if listener is not None:
                 listener.close()
 
-    def _live_rows(self) -> list[results.Row]:
+    def _live_rows(self, only: set[str] | None = None) -> list[results.Row]:
         """Rows of live sessions. The record knows when each was submitted: the core counts from the daemon's start."""
         names = views.live_names(self._world)
         known = {name: self._submitted.get(name) or self._known(name).submitted_at for name in names}
         self._submitted = known
-        return views.live_rows(self._world, self._now(), known)
+        return views.live_rows(self._world, self._now(), known, only)
 
     def _ended_row(self, name: str) -> results.Row | None:
         record = self._store.session(name)
@@ -256,13 +255,17 @@ class Handlers:
         """Queue them all; where the core refuses one, take back those before it."""
         accepted: list[str] = []
         for event, spec in zip(queued, specs, strict=True):
+            earlier = self._specs.get(spec.name)
             self._specs[spec.name] = spec
             self._submitted.pop(spec.name, None)
             decision = await self._loop.ask(event)
             if decision.refused is None:
                 accepted.append(spec.name)
                 continue
-            del self._specs[spec.name]
+            if earlier is None:
+                del self._specs[spec.name]
+            else:
+                self._specs[spec.name] = earlier
             kept = [name for name in accepted if (await self._loop.ask(Cancel(time.monotonic(), name))).refused]
             left = f"; {', '.join(kept)} stay queued" if kept else ""
             raise Refusal(Code.REFUSED, decision.refused + left)

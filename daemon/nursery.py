@@ -85,10 +85,14 @@ class Nursery:
         """
         visible = _device_environment(device)
         if spec.run is not None:
-            record = str(self.exit_records / f"{generation}.json")
+            record = self.exit_records / f"{generation}.json"
             environment = {**inherited(), **visible, "BATON_FD": str(channel.fileno())}
             environment["PYTHONPATH"] = extended(self._library, environment.get("PYTHONPATH"))
-            return await execute((sys.executable, "-S", "-P", "-c", RUN_SHIM, record), environment, channel, log_fd)
+            command = (sys.executable, "-S", "-P", "-c", RUN_SHIM, str(record))
+            process = await execute(command, environment, channel, log_fd)
+            # it is for a daemon that was not there
+            process.exited.add_done_callback(lambda _: record.unlink(missing_ok=True))
+            return process
         return await self._built_in(SERVE, (), visible, channel, log_fd)
 
     async def inspect(self, specs: list[SessionSpec], *, lower: Callable[[Process], None]) -> list[dict[str, Any]]:
@@ -155,7 +159,10 @@ class Nursery:
             why: str | None = f"it died {self._deaths} times"
             if self._deaths < DEATHS_LIMIT:
                 self._server = ForkServer(self._preload, self._directory / "forkserver.log")
-                why = await self._server.start()
+                try:
+                    why = await self._server.start()
+                except OSError as error:  # no descriptor left, or its log cannot be written
+                    why = str(error)
             if why is None and self._forks:
                 return self._server
             if self._forks:

@@ -63,12 +63,12 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that was started and not seen to end. `started`: its process's start time, with the pid its identity."""
+    """A worker that was started and not seen to end. `started`: clock ticks since boot, with the pid its identity."""
 
     generation: int
     session: str
     pid: int
-    started: float
+    started: int
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ from daemon.results import (
 
 PIPE_WIDTH = 400  # nothing is cut off or wrapped for a reader that is a program
 BAR_WIDTH = 24
-ROOMY_WIDTH = 130  # below, a list leaves out when sessions were submitted: why they wait matters more
+ROOMY_WIDTH = 120  # below, bars are shorter, and a list leaves out when sessions were submitted
 LEVELS = {"debug": "dim", "info": "default", "warning": "yellow", "error": "bold red"}
 STYLES = {
     "Running": "green",
@@ -143,7 +143,8 @@ def bar(done: int, total: int | None, style: str) -> RenderableType:
     """A progress bar; nothing where no total is known."""
     if not total:
         return Text("")
-    return ProgressBar(total=total, completed=done, width=BAR_WIDTH, complete_style=style, finished_style=style)
+    width = BAR_WIDTH if console().width >= ROOMY_WIDTH else BAR_WIDTH // 2
+    return ProgressBar(total=total, completed=done, width=width, complete_style=style, finished_style=style)
 
 
 def _grid(*columns: str, title: bool = True) -> Table:
@@ -183,7 +184,7 @@ def show_status(answer: StatusResult) -> None:
 
 def _lane(lane: LaneView) -> list[RenderableType]:
     head = Text.assemble((safe(lane.name), "bold"), "  ", word(lane.state), (f"  for {duration(lane.since_s)}", "dim"))
-    if lane.held:
+    if lane.held and not lane.reason.startswith("paused"):
         head.append("  paused", style="bold yellow")
     if lane.device != lane.name:
         head.append(f"  {safe(lane.device)}", style="dim")

@@ -7,6 +7,7 @@ import grp
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,10 +38,10 @@ from daemon.stories import (
     Story,
 )
 from daemon.stories import RecordFailed as RecordFailedStory
-from daemon.workers import Crew
+from daemon.workers import Alive, Crew
 from states import policy
 from states.decision import Decision
-from states.events import Event, Exited, Hello, Kill, Memory, Queued, Stop
+from states.events import Event, Exited, Kill, Memory, Queued, Stop
 from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished
 from states.snapshot import State, World
 
@@ -73,7 +74,7 @@ class Service:
                 self._config.cache_dir, say=self._fell_back, use_fork_server=self._config.launcher != "exec"
             )
             ending.callback(nursery.close)
-            self._crew = Crew(nursery, self._post, self._config.log_dir)
+            self._crew = Crew(nursery, self._post, self._config.log_dir, born=self._born)
             ending.callback(self._crew.close)
             self._feed = Feed(found.seq)
             self._loop = self._make_loop(found)
@@ -166,17 +167,23 @@ class Service:
             raise RecordFailed(str(error)) from error
 
     def _post(self, event: Event) -> None:
-        try:
-            if isinstance(event, Hello):
-                for worker in self._crew.alive():
-                    if worker.generation == event.generation and worker.started is not None:
-                        self._store.worker_started(worker.generation, worker.session, worker.pid, worker.started)
-            elif isinstance(event, Exited):
-                self._store.worker_gone(event.generation)
-        except RecordError as error:
-            # The worker's own words go on; what is lost is only how a later daemon would find its process.
-            self._tell(RecordFailedStory(str(error)))
+        if isinstance(event, Exited):
+            self._note_worker(lambda: self._store.worker_gone(event.generation))
         self._loop.post(event)
+
+    def _born(self, worker: Alive) -> None:
+        started = worker.started
+        if started is not None:
+            self._note_worker(
+                lambda: self._store.worker_started(worker.generation, worker.session, worker.pid, started)
+            )
+
+    def _note_worker(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except RecordError as error:
+            # The session goes on; what is lost is only how a later daemon would find its process.
+            self._tell(RecordFailedStory(str(error)))
 
     def _fell_back(self, reason: str) -> None:
         self._tell(LauncherFellBack(self._config.launcher, "exec", reason))

@@ -214,7 +214,7 @@ class Store:
             for seq, ts, at, event, notes, refused in rows
         )
 
-    def worker_started(self, generation: int, session: str, pid: int, started: float) -> None:
+    def worker_started(self, generation: int, session: str, pid: int, started: int) -> None:
         """Keep that a worker's process is there, before it is told anything."""
         with self._transaction("record a worker"):
             self._db.execute("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?)", (generation, session, pid, started))

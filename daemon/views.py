@@ -5,7 +5,7 @@ Times on the wire are UTC; the core's are monotonic seconds, so each view is giv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -243,11 +243,22 @@ def device_view(lane: Lane, headroom_bytes: int) -> DeviceView:
 # Rows of sessions
 
 
-def live_rows(world: World, now: Now, submitted: Mapping[str, datetime]) -> list[Row]:
-    """Every session that has not ended: those with a worker, then the queue. `submitted`: when each was."""
-    rows = [_worker_row(lane, worker, now, submitted) for lane, worker in live_workers(world)]
+def live_rows(
+    world: World, now: Now, submitted: Mapping[str, datetime], only: Collection[str] | None = None
+) -> list[Row]:
+    """The sessions that have not ended (of these names `only`): those with a worker, then the queue.
+
+    `submitted`: when each was.
+    """
+    rows = [
+        _worker_row(lane, worker, now, submitted)
+        for lane, worker in live_workers(world)
+        if only is None or worker.session.name in only
+    ]
     reasons = waiting_reasons(world, now.at)
     for number, session in enumerate(world.queue, 1):
+        if only is not None and session.name not in only:
+            continue
         rows.append(
             Row(
                 name=session.name,

@@ -39,6 +39,7 @@ REASON_LIMIT_CHARACTERS: Final = 2000
 SILENT_EXIT_S: Final = 5.0  # between the end of a worker's channel and that of its process
 PRIORITY_RETRY_S: Final = 0.1  # the kernel's own interval between two changes of an autogroup
 PRIORITY_RETRIES: Final = 50
+LOWERED_S: Final = 2.0  # of an inspector: beside two busy cores the lowest priority alone took it a minute
 TRIM_INTERVAL_S: Final = 10.0
 LOG_LIMIT_BYTES: Final = 16 << 20
 
@@ -85,12 +86,14 @@ class Alive:
 class Crew:
     """Every worker of this daemon, by generation. What is asked of one that is gone does nothing: its exit was told.
 
-    post: gets each fact, stamped, on the event loop. logs: the folder of the sessions' log files.
+    post: gets each fact, stamped, on the event loop. logs: the folder of the sessions' log files. born: told of each
+    process as soon as there is one.
     """
 
     nursery: Starts
     post: Callable[[Event], None]
     logs: Path
+    born: Callable[[Alive], None] = field(default=lambda _: None)
     log_limit_bytes: int = LOG_LIMIT_BYTES
     method: priority.Method = field(default_factory=priority.probe)
     _living: dict[int, _Living] = field(default_factory=dict, init=False)
@@ -145,8 +148,9 @@ class Crew:
                 self._prioritise(worker.process, lambda: worker.low)
 
     def lower(self, process: Process) -> None:
-        """Give a process that is no worker, an inspector, a standby's priority."""
+        """Give a process that is no worker, an inspector, a standby's priority, for a moment: somebody waits for it."""
         self._prioritise(process, lambda: True)
+        asyncio.get_running_loop().call_later(LOWERED_S, self._prioritise, process, lambda: False)
 
     def end(self, generation: int, force: Force) -> None:
         """Ask, terminate or kill: the worker's whole process group."""
@@ -200,6 +204,7 @@ class Crew:
             self._gone(worker, None, f"cannot start {worker.session}: {error}")
             return
         worker.process = process
+        self.born(Alive(worker.session, worker.generation, process.pid, process.started))
         if worker.wanted is not None:
             process.signal_group(worker.wanted)
         if worker.low:

@@ -49,7 +49,7 @@ def start_standby(draft: Draft) -> None:
         since=draft.at,
         spawned_at=draft.at,
         beside=beside,
-        low_priority=beside and lane.active is not None and lane.active.phase is not Phase.DRAINING,
+        low_priority=lane.active is not None and lane.active.phase is not Phase.DRAINING and not lane.swap_asked,
         deadline=draft.at + limits.prepare_timeout_s,
         start=session.cursor,
         cursor=session.cursor,
@@ -120,6 +120,11 @@ def _discard(draft: Draft, reason: str, fate: Fate) -> None:
 def discard_for_room(draft: Draft) -> None:
     """discard the standby: the active session needs the room"""
     _discard(draft, "the active session needs the room", Fate.REQUEUE)
+
+
+def reserve_discarded(draft: Draft) -> None:
+    """reserve the discarded one: it is next again as soon as its process is gone"""
+    draft.change(near_at=draft.at, reserved=draft.lane.leaving[-1].session.name)
 
 
 def discard_for_other(draft: Draft) -> None:

@@ -72,7 +72,8 @@ def file_worker(draft: Draft, event: FromWorker) -> Iterator[tuple[str, Trigger]
 def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigger | None:
     match event:
         case Hello():
-            put(draft, worker, cursor=event.cursor, start=event.cursor, done=event.cursor)
+            if worker.phase is Phase.LOADING:  # said again later, it would undo what was counted since
+                put(draft, worker, cursor=event.cursor, start=event.cursor, done=event.cursor)
             return None
         case Ready():
             return _ready(draft, lane, worker, event)
@@ -169,6 +170,7 @@ def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trig
     pace = worker.pace
     pace = Pace(event.at, event.done) if pace is None else pace.after(event.at, event.done)
     moved = event.done > worker.done or worker.pace is None
+    computing = worker.phase is Phase.COMPUTING  # one that drains has a deadline, and no second clock
     put(
         draft,
         worker,
@@ -178,9 +180,9 @@ def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trig
         rss_bytes=event.rss_bytes or worker.rss_bytes,
         peak_bytes=max(worker.peak_bytes, event.rss_bytes),
         pace=pace,
-        stall_at=event.at + draft.limits.stall_timeout_s if moved else worker.stall_at,
+        stall_at=event.at + draft.limits.stall_timeout_s if moved and computing else worker.stall_at,
     )
-    return Trigger.PROGRESS if worker is lane.active and worker.phase is Phase.COMPUTING else None
+    return Trigger.PROGRESS if worker is lane.active and computing else None
 
 
 def _last_batch(draft: Draft, lane: Lane, worker: Worker) -> Trigger | None:
@@ -198,7 +200,7 @@ def _last_batch(draft: Draft, lane: Lane, worker: Worker) -> Trigger | None:
 
 
 def _quiesced(draft: Draft, lane: Lane, worker: Worker, event: Quiesced) -> Trigger | None:
-    if worker is not lane.active:
+    if worker is not lane.active or worker.phase is Phase.GOING:  # `started` comes first, always
         return None
     left = event.remaining
     if left is None:

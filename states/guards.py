@@ -41,8 +41,11 @@ def far(draft: Draft) -> bool:
 
 
 def urgent(draft: Draft) -> bool:
-    """Less time is left than the standby's preparation needs at low priority."""
-    return policy.urgent(draft.world, draft.lane, draft.at)
+    """The standby is wanted sooner than it would be ready at low priority: the end is near, or a swap was asked for."""
+    standby = draft.lane.standby
+    if standby is None or not standby.low_priority or standby.phase is not Phase.LOADING:
+        return False
+    return draft.lane.swap_asked or policy.urgent(draft.world, draft.lane, draft.at)
 
 
 def on_time(draft: Draft) -> bool:
@@ -77,7 +80,7 @@ def standby(draft: Draft) -> bool:
 
 def ready(draft: Draft) -> bool:
     """The standby is prepared as far as it was asked."""
-    return draft.lane.standby is not None and draft.lane.standby.phase is Phase.READY
+    return policy.waits(draft.lane)
 
 
 def prepared(draft: Draft) -> bool:
@@ -91,9 +94,10 @@ def workers(draft: Draft) -> bool:
 
 
 def swap_asked(draft: Draft) -> bool:
-    """The active session computes, and its lane is to be handed over now."""
+    """The active session computes, and its lane is to be handed over now, and not paused."""
     lane = draft.lane
-    return lane.swap_asked and lane.active is not None and lane.active.phase is Phase.COMPUTING
+    computing = lane.active is not None and lane.active.phase is Phase.COMPUTING
+    return lane.swap_asked and computing and not lane.held
 
 
 def other_prepared(draft: Draft) -> bool:

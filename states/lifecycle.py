@@ -138,6 +138,7 @@ def _file(draft: Draft, event: Event) -> Iterator[tuple[str, Trigger]]:
         case Queued():
             yield from commands.file_queued(draft, event)
         case Tick():
+            draft.queue = policy.due(draft.queue, draft.at)
             for name, lane in draft.before.lanes.items():
                 yield name, Trigger.STALLED if policy.stalled(lane, draft.at) else Trigger.TICK
         case Memory():

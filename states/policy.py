@@ -5,6 +5,8 @@ Every function may be asked at any time and changes nothing. `at` is monotonic s
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from states.estimate import Remaining, hurried_s, lead_s, need_bytes
 from states.events import Swap
 from states.snapshot import Lane, Limits, Phase, State, Worker, World, profile_key
@@ -29,6 +31,13 @@ def head(world: World, lane: Lane, at: float) -> Session | None:
             return session
         first = first or session
     return first
+
+
+def due(queue: tuple[Session, ...], at: float) -> tuple[Session, ...]:
+    """The queue with no wait left in it that is over: a time that has passed is nothing to wait for."""
+    if not any(0.0 < session.not_before <= at for session in queue):
+        return queue
+    return tuple(replace(each, not_before=0.0) if each.not_before <= at else each for each in queue)
 
 
 def may_start(world: World, lane: Lane) -> bool:
@@ -133,10 +142,16 @@ def fitting_tier(world: World, lane: Lane, session: Session) -> Tier | None:
     return next((tier for tier in reversed(lane.tiers) if fits(world, lane, session, tier)), None)
 
 
+def waits(lane: Lane) -> bool:
+    """Whether the standby is prepared as far as it was asked, and nothing is wrong with it."""
+    standby = lane.standby
+    return standby is not None and standby.phase is Phase.READY and not standby.forced and standby.trouble is None
+
+
 def climbing_tier(world: World, lane: Lane) -> Tier | None:
     """The furthest tier above the waiting standby's own that fits now."""
     standby = lane.standby
-    if standby is None or standby.phase is not Phase.READY or standby.tier is None or standby.forced:
+    if standby is None or standby.tier is None or not waits(lane):
         return None
     above = [tier for tier in reversed(lane.tiers) if tier > standby.tier]
     return next((t for t in above if fits(world, lane, standby.session, t, standby.reserved)), None)
@@ -158,8 +173,7 @@ def grows_into_standby(lane: Lane, limits: Limits) -> bool:
 
 def go(world: World, lane: Lane) -> bool:
     """Whether the standby may have the device: it is warm, nobody else computes, and nothing forbids it."""
-    standby = lane.standby
-    if standby is None or standby.phase is not Phase.READY or standby.tier is not lane.top or standby.forced:
+    if lane.standby is None or lane.standby.tier is not lane.top or not waits(lane):
         return False
     return lane.active is None and not lane.held and not world.stopping and len(lane.retiring) <= 1
 

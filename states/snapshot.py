@@ -109,10 +109,10 @@ class Worker:
 
     @property
     def complete(self) -> bool:
-        """Every item is durable."""
+        """Every item is durable. Where the total is not known, the worker says that nothing remains."""
         if self.phase is not Phase.COMMITTED:
             return False
-        return self.remaining in (None, 0) if self.total is None else self.cursor >= self.total
+        return self.remaining == 0 if self.total is None else self.cursor >= self.total
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row((T.CANCEL_STANDBY,), (PRELOADING,), NEARING_END, (when_.active,), (do.cancel_standby, do.reserve_next)),
     Row((T.CANCEL_STANDBY,), (PRELOADING, SWAPPING), IDLE, (no_active,), (do.cancel_standby,)),
     Row((T.CANCEL_STANDBY,), (DRAINING,), None, (), (do.cancel_standby,)),
-    Row((T.ACTIVE_GROWS,), (PRELOADING,), NEARING_END, (), (do.discard_for_room, do.reserve_next)),
+    Row((T.ACTIVE_GROWS,), (PRELOADING,), NEARING_END, (), (do.discard_for_room, do.reserve_discarded)),
     Row((T.ACTIVE_GROWS,), (DRAINING,), None, (), (do.discard_for_room,)),
     # The device is asked for, ahead of the active session's end.
     Row((T.SWAP,), (RUNNING, NEARING_END), NEARING_END, (), (do.mark_swap,)),
@@ -98,6 +98,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row((T.SWAP,), (PRELOADING,), None, (same_prepared, not_prepared), (do.mark_swap,)),
     Row((T.SWAP,), (PRELOADING,), DRAINING, (same_prepared, when_.prepared), (do.mark_swap, do.drain_to_requeue)),
     Row((T.READY,), (PRELOADING,), DRAINING, (when_.swap_asked, when_.prepared), (do.drain_to_requeue,)),
+    Row((T.TICK,), (PRELOADING,), DRAINING, (when_.on_time, when_.swap_asked, when_.prepared), (do.drain_to_requeue,)),
     # The active session ends.
     Row((T.LAST_BATCH,), (RUNNING, NEARING_END, PRELOADING), DRAINING, (), (do.expect_end,)),
     Row((T.QUIESCED,), (DRAINING,), None, (when_.stopping,), (do.retire,)),

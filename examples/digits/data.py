@@ -90,6 +90,12 @@ def take(digits: Digits, seed: int, items: int) -> Iterator[Digits]:
         yield Digits(chunk.images[:wanted], chunk.labels[:wanted])
 
 
+def collect(chunks: Iterator[Digits]) -> Digits:
+    """All chunks as one."""
+    made = list(chunks)
+    return Digits(np.concatenate([chunk.images for chunk in made]), np.concatenate([chunk.labels for chunk in made]))
+
+
 def write_npy(path: Path, chunks: Iterator[Digits], items: int) -> Labels:
     """Write the images as one .npy file of shape (items, 32, 32, 1), chunk by chunk; the labels come back."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (items, *IMAGE_SHAPE)}

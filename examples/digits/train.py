@@ -13,11 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-from data import Digits, Images, pixels, split_digits, take, write_npy, write_tfrecords
+from data import Digits, Images, collect, pixels, split_digits, take, write_npy, write_tfrecords
 from models import RECIPES, Predict, input_name, load_predict, save
 from plan import Session, read_sessions, write_prepared
 
-TRAINING_IMAGES = 10_240  # variations of the real digits that are not held out
 TIMED_S = 1.5  # how long a model is timed
 MOST_ITEMS = 300_000  # bounds the disk that a fast machine's inputs take
 FEWEST_ITEMS = 5_000
@@ -29,16 +28,17 @@ def as_input(session: Session, images: Images) -> npt.NDArray[Any]:
 
 
 def train(session: Session, digits: Digits) -> float:
-    """Train the session's model and save it; returns the seconds that training took."""
+    """Train the session's model on variations of `digits` and save it; returns the seconds that training took."""
     recipe = RECIPES[session.name]
     keras.utils.set_random_seed(7)
     begun = time.monotonic()
     model = recipe.build()
-    steps = recipe.epochs * len(digits.labels) // recipe.batch_size
+    steps = recipe.epochs * recipe.images // recipe.batch_size
     rate = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    images = as_input(session, digits.images)
-    model.fit(images, digits.labels, batch_size=recipe.batch_size, epochs=recipe.epochs, verbose=0)
+    drawn = collect(take(digits, 1, recipe.images))
+    images = as_input(session, drawn.images)
+    model.fit(images, drawn.labels, batch_size=recipe.batch_size, epochs=recipe.epochs, verbose=0)
     seconds = time.monotonic() - begun
     save(model, session.model)
     return seconds
@@ -90,13 +90,11 @@ def main(out: Path, seconds: float) -> None:
     """Prepare every session of OUT/sessions.toml."""
     real, held_out = split_digits()
     print(f"  {len(real.labels)} real digits to train on, {len(held_out.labels)} held out for the inputs", flush=True)
-    chunks = list(take(real, 1, TRAINING_IMAGES))
-    trained_on = Digits(np.concatenate([c.images for c in chunks]), np.concatenate([c.labels for c in chunks]))
     items = {}
     for number, session in enumerate(read_sessions(out)):
         session.model.parent.mkdir(exist_ok=True)
         session.input.parent.mkdir(exist_ok=True)
-        items[session.name] = prepare(session, trained_on, held_out, seed=100 + number, seconds=seconds)
+        items[session.name] = prepare(session, real, held_out, seed=100 + number, seconds=seconds)
     write_prepared(out, items)
 
 

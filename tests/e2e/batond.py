@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -117,12 +120,7 @@ class Batond:
     def ended(self, *names: str) -> None:
         """Wait until each of these sessions has ended, in whatever way."""
         for name in names:
-            self.wait(
-                lambda event: (
-                    event["session"] == name
-                    and event["event"] in ("session.finished", "session.failed", "session.cancelled")
-                )
-            )
+            self.wait(partial(_ends, name))
 
     def ctl(self, *arguments: str, status: int = 0) -> Any:
         """What `batonctl … --json` answers; its exit status must be the one given. Errors come back as text."""
@@ -136,7 +134,7 @@ class Batond:
         )
         assert done.returncode == status, f"batonctl {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
-        return done.stderr if status else json.loads(done.stdout)
+        return done.stdout + done.stderr if status else json.loads(done.stdout)
 
     def submit(self, text: str, status: int = 0) -> Any:
         """Submit the text of a session file that lies in the daemon's folder."""
@@ -162,8 +160,13 @@ class Batond:
         path = self.folder / f"{name}.rows"
         return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
+    def recorded(self, session: str) -> list[int]:
+        """The processes of a session's workers, as the daemon's own record has them."""
+        with closing(sqlite3.connect(f"file:{self.folder}/state/batond.db?mode=ro", uri=True)) as record:
+            return [pid for (pid,) in record.execute("SELECT pid FROM workers WHERE session = ?", (session,))]
+
     def workers(self) -> list[int]:
-        """The processes of the sessions whose worker said hello and was not seen to end."""
+        """The processes of stand-in sessions, their shims included."""
         return [
             pid
             for pid in (_leader(path) for path in Path("/proc").glob("[0-9]*"))

@@ -37,8 +37,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["auto", "exec"], ids=["fork-server", "exec"])
-def tensorflow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Batond]:
-    """A daemon that runs TensorFlow sessions, by either launcher."""
-    with Batond(tmp_path_factory.mktemp("batond"), "--launcher", request.param) as daemon:
+@pytest.fixture(scope="module")
+def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Batond]:
+    """A daemon that runs TensorFlow sessions, forked from its fork server."""
+    with Batond(tmp_path_factory.mktemp("batond")) as daemon:
         yield daemon

@@ -7,20 +7,25 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from daemon import views
-from daemon.control import Bounds, ControlServer
+import msgspec
+
+from daemon import views, wire
+from daemon.control import Bounds, ControlServer, Handler, Peer, Stream
 from daemon.feed import Feed
 from daemon.handlers import Handlers
 from daemon.loop import Loop
+from daemon.results import EventsResult, VersionResult
 from daemon.sessionfile import SessionSpec
 from daemon.store import Store
+from daemon.stories import ClientRefused
+from daemon.wire import Code
 from states.decision import Decision
 from states.effects import AdvanceStandby, DrainActive, Effect, EndWorker, Promote, RaiseStandby, StartStandby
 from states.events import (
@@ -36,7 +41,7 @@ from states.events import (
     Quiesced,
     Ready,
 )
-from states.snapshot import Lane, World
+from states.snapshot import Lane, State, World
 from states.work import Session, Tier
 
 GIB = 1 << 30
@@ -129,6 +134,7 @@ class Stage:
         self.crew = Crew(folder)
         self.inspected: list[str] = []
         self.bugs: list[dict[str, Any]] = []
+        self.told: list[ClientRefused] = []
         self.world: World | None = None
         self._lanes, self._gid, self._bounds = lanes, gid, bounds or Bounds()
         self._ready: Future[asyncio.AbstractEventLoop] = Future()
@@ -151,6 +157,8 @@ class Stage:
 
     async def _main(self) -> None:
         self._stopped = asyncio.Event()
+        self.inspection = asyncio.Event()  # cleared, inspections wait
+        self.inspection.set()
         events = asyncio.get_running_loop()
         events.set_exception_handler(lambda _, context: self.bugs.append(context))
         store = Store.open(self.folder / "state")
@@ -171,7 +179,7 @@ class Stage:
             unblocked=print,
         )
         self.crew.loop = self.loop
-        for name in self._lanes * 2:
+        for name in [*self._lanes, *self._lanes]:
             self.loop.post(Memory(now(), name, 64 * GIB, 64 * GIB))
         for session in loaded.queue:
             self.loop.post(Queued(now(), session))
@@ -184,7 +192,9 @@ class Stage:
             specs=specs,
             daemon=views.Daemon("0.1.0", 4711, now()),
         )
-        async with ControlServer(self.path, handlers.table, self._gid, mode=0o666, bounds=self._bounds):
+        async with ControlServer(
+            self.path, handlers.table, self._gid, mode=0o666, bounds=self._bounds, tell=self.told.append
+        ):
             self._ready.set_result(events)
             await self._stopped.wait()
         self.loop.close()
@@ -192,7 +202,7 @@ class Stage:
 
     async def _inspect(self, specs: list[SessionSpec]) -> list[Mapping[str, Any]]:
         self.inspected += [spec.name for spec in specs]
-        await asyncio.sleep(0)
+        await self.inspection.wait()
         return [
             {"error": {"key": "signature", "reason": "the model has no signature 'predict'"}}
             if spec.signature == "predict"
@@ -253,3 +263,83 @@ def session_file(*names: str, **keys: str) -> str:
     """A session file whose sessions are programs that prepare; `keys` are added to each, as TOML values."""
     extra = "".join(f"{key} = {value}\n" for key, value in keys.items())
     return "\n".join(f'[[session]]\nname = "{name}"\nrun = ["true"]\nprepare = true\n{extra}' for name in names)
+
+
+def request(method: str, identity: object = 1, **params: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": identity, "method": method, "params": params}).encode() + b"\n"
+
+
+def error_of(answer: Any) -> Code:
+    return Code(answer["error"]["code"])
+
+
+class Quiet:
+    """A few handlers of another kind."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self.table: dict[str, Handler] = {"version": self.version, "status": self.status, "events": self.events}
+
+    async def version(self, _params: wire.Params, peer: Peer) -> VersionResult:
+        return VersionResult(version="x", protocol=1, pid=peer.pid)
+
+    async def status(self, _params: wire.Params, _peer: Peer) -> msgspec.Struct:
+        raise ZeroDivisionError("a bug")
+
+    async def events(self, _params: wire.Params, _peer: Peer) -> Stream:
+        return Stream(EventsResult(seq=3), self._lines())
+
+    async def _lines(self) -> AsyncGenerator[Mapping[str, Any], None]:
+        try:
+            yield {"seq": 4}
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+
+def serve(where: Path | socket.socket, test: Callable[[ControlServer, Quiet], Coroutine[Any, Any, None]]) -> list[Any]:
+    bugs: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context.get("exception")))
+        quiet = Quiet()
+        async with ControlServer(where, quiet.table) as server:
+            await test(server, quiet)
+
+    asyncio.run(main())
+    return bugs
+
+
+async def talk(path: Path, *lines: bytes, answers: int = 1) -> list[Any]:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.writelines(lines)
+    found = [json.loads(await asyncio.wait_for(reader.readline(), 20) or b"null") for _ in range(answers)]
+    writer.close()
+    return found
+
+
+def submit(line: Line, *names: str, **keys: str) -> Any:
+    return line.ask("submit", text=session_file(*names, **keys), base="/")
+
+
+def done(line: Line, method: str, **params: Any) -> Any:
+    answer = line.ask(method, **params)
+    assert "result" in answer, answer
+    msgspec.convert(answer["result"], wire.METHODS[method].result)  # it is what was declared
+    return answer["result"]
+
+
+def refused(line: Line, method: str, **params: Any) -> tuple[Code, str, list[str]]:
+    error = line.ask(method, **params)["error"]
+    return Code(error["code"]), error["message"], error.get("data", {}).get("problems", [])
+
+
+def running(name: str) -> Any:
+    return lambda world: any(
+        lane.active and lane.active.session.name == name and lane.state is State.RUNNING
+        for lane in world.lanes.values()
+    )
+
+
+def ended(name: str) -> Any:
+    return lambda world: name not in views.live_names(world)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import psutil
 
 from daemon.nursery import Nursery
 from daemon.sessionfile import DeviceAssignment, SessionSpec
@@ -21,6 +24,25 @@ FAKE_WORKER = str(Path(__file__).parents[1] / "fake_worker.py")
 CPU = DeviceAssignment(kind="cpu")
 
 Fact = TypeVar("Fact", bound=Event)
+
+
+Test = Callable[..., Coroutine[Any, Any, None]]
+
+
+def in_loop(test: Test) -> Callable[..., None]:
+    """The test in an event loop of its own, and for a bounded time."""
+
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), TIMEOUT_S))
+
+    return run
+
+
+def program_of(shim: int) -> int:
+    """The one process below a shim."""
+    (program,) = psutil.Process(shim).children()
+    return program.pid
 
 
 class Scene:

@@ -336,9 +336,11 @@ def test_what_a_worker_says_cannot_steer_the_terminal(
     monkeypatch.setenv("NO_COLOR", "1")
     log = Log(terminal[1])
     log.emit(SessionFailed("a", "cpu", "program", "\x1b[2J\r\ngone\x9b31m", None, 1))
+    log.emit(SessionFailed("a", "cpu", "program", "\x1b[2J\x9b31m", None, 1))
     text = shown(terminal, log)
     assert not re.search(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x80-\x9f]", text)
-    assert text.count("\n") == 1
+    assert text.count("\n") == 2
+    assert r"reason=\x1b[2J\x9b31m" in text
     assert r"\x1b[2J\r\ngone\x9b31m" in text.replace("\\\\", "\\")
 
 

@@ -9,8 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import wraps
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,15 @@ import psutil
 import pytest
 
 from daemon import nursery as nursery_module
+from daemon import priority
 from daemon.launchers import ForkServer, execute
 from daemon.nursery import Nursery
 from daemon.processes import CannotStartError, Process
 from daemon.sessionfile import DeviceAssignment, SessionSpec
 from states.events import Committed, Exited, Hello, Ready
-from tests.shell.crew_scene import CPU, TIMEOUT_S, Scene
+from tests.shell.crew_scene import CPU, TIMEOUT_S, Scene, in_loop
 
 NOWHERE = SessionSpec(name="m", model="/no/model", input="/no/input.npy", output="/no/output")
-
-Test = Callable[..., Coroutine[Any, Any, None]]
-
-
-def in_loop(test: Test) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), TIMEOUT_S))
-
-    return run
 
 
 class Child:
@@ -131,7 +121,10 @@ async def test_a_child_s_status_is_given_up_when_the_fork_server_does_not_say_it
 
 
 @in_loop
-async def test_when_the_daemon_s_end_is_closed_the_server_ends_and_its_children_do_not(tmp_path: Path) -> None:
+async def test_when_the_daemon_s_end_is_closed_the_server_ends_and_its_children_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.processes.STATUS_TIMEOUT_S", 1e6)  # nobody is waited for who is not there
     async with server(tmp_path) as made:
         child = await fork(made, tmp_path, "hold")
         await child.hear()
@@ -178,6 +171,18 @@ async def test_a_forked_child_is_a_process_as_any_other(tmp_path: Path) -> None:
         child.say(exit=0)
         await child.process.exited
         assert child.log.read_text() == "to stdout\nto stderr\n"
+
+
+@pytest.mark.skipif(priority.probe() is not priority.Method.AUTOGROUP, reason="needs CONFIG_SCHED_AUTOGROUP")
+@in_loop
+async def test_an_ordinary_user_may_lower_and_raise_a_process_session_but_not_at_once(tmp_path: Path) -> None:
+    async with server(tmp_path) as made:
+        child = await fork(made, tmp_path, "ordinary_user")
+        lowered_after, low, raised_after, normal = await child.hear()
+        assert (low, normal) == (19, 0)
+        assert lowered_after >= 1
+        assert raised_after > 1, "the kernel's answer is 'again', for a tenth of a second"
+        await child.process.exited
 
 
 @in_loop

@@ -242,6 +242,21 @@ def test_a_long_chain_is_no_circle(base: Path) -> None:
     assert len(parse(text, base)) == size
 
 
+def test_many_ways_to_the_same_session_are_walked_once(base: Path) -> None:
+    """Two sessions a level, each after both of the next: 2⁴⁰ ways lead down."""
+    text = ""
+    for level in range(40):
+        after = f'["a{level + 1}", "b{level + 1}"]' if level < 39 else ""
+        text += table(PROGRAM, name=f'"a{level}"', after=after) + table(PROGRAM, name=f'"b{level}"', after=after)
+    assert len(parse(text, base)) == 80
+
+
+def test_a_table_inside_a_session_is_told_with_its_line(base: Path) -> None:
+    text = table(PROGRAM) + table(PROGRAM, name='"q"') + "[session.limits]\nmemory = 3\n"
+    known = ", ".join(SessionSpec.__struct_fields__)
+    assert problem(text, base) == f"s.toml:7: q: limits: no such key; known: {known}"
+
+
 def test_what_predecessors_make_is_not_looked_for(base: Path) -> None:
     text = table(MODEL, model='"later.keras"', input='"later/*.npy"', after='["x"]')
     text += table(PROGRAM, run='["./later.sh"]', cwd='"later"', after='["x"]')
@@ -302,11 +317,13 @@ def test_only_what_is_written_in_the_file_is_a_pattern(base: Path) -> None:
 
 def test_an_output_is_a_folder_that_can_be_made(base: Path) -> None:
     (base / "gone").symlink_to("nowhere/at/all")
+    (base / "alias").symlink_to("models/cnn")
     told = {
         "data.npy": "'data.npy' is a file (BASE/data.npy); give a directory",
         "data.npy/x": "cannot make 'data.npy/x': BASE/data.npy is a file; give another output",
         "models/cnn": "'models/cnn' is inside the model's own directory (BASE/models/cnn); give a folder of its own",
         "models/cnn/out": "'models/cnn/out' is inside the model's own directory",
+        "alias/out": "'alias/out' is inside the model's own directory",
         "gone/x": "cannot make 'gone/x': BASE/gone is a link to nothing; mend the link or give another output",
         "/proc/out": "cannot write '/proc/out': user" if os.geteuid() else "",
         "n" * 300: "cannot look at",
@@ -451,6 +468,7 @@ def test_the_daemon_side_stays_small() -> None:
     """Checking a file must not bring numpy, tensorflow or rich into the daemon's process."""
     code = (
         "import sys, daemon.sessionfile, daemon.config, daemon.store, daemon.logs\n"
-        "print([name for name in ('tensorflow', 'numpy', 'rich', 'click') if name in sys.modules])"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'tensorflow', 'numpy', 'rich', 'click'}))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -1,4 +1,4 @@
-"""The crew with real processes: their words as facts in order, their faults, signals, priorities and logs."""
+"""The crew with real processes: their words as facts in order, their faults and their ends."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from daemon import messages, priority, worklogs
+from daemon import messages
 from daemon import workers as workers_module
 from daemon.channel import Channel
 from daemon.sessionfile import SessionSpec
@@ -24,19 +22,9 @@ from states.effects import Force
 from states.events import Committed, Exited, Failed, Hello, Progress, Promoted, Quiesced, Ready
 from states.work import Tier
 from tests.fake_worker import rows
-from tests.shell.crew_scene import TIMEOUT_S, Scene
+from tests.shell.crew_scene import Scene, in_loop, program_of
 
 IN_ORDER = ["Hello", "Ready", "Promoted", "LastBatch", "Quiesced", "Committed", "Exited"]
-
-Test = Callable[..., Coroutine[Any, Any, None]]
-
-
-def in_loop(test: Test) -> Callable[..., None]:
-    @wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), TIMEOUT_S))
-
-    return run
 
 
 def gone(pid: int) -> bool:
@@ -44,19 +32,6 @@ def gone(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
-
-
-def autogroup(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
-
-
-def oom_score(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
-
-
-def program_of(shim: int) -> int:
-    (program,) = psutil.Process(shim).children()
-    return program.pid
 
 
 # One life
@@ -126,12 +101,18 @@ async def test_a_worker_killed_at_its_work_leaves_each_item_once_after_it_is_res
 
 
 @in_loop
-async def test_the_last_words_come_before_the_exit_however_late_they_are_read(tmp_path: Path) -> None:
+async def test_the_last_words_come_before_the_exit_also_of_one_that_was_being_read_slowly(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        BARE + "say(**hello)\nfor n in range(600): say(type='progress', done=n, cursor=0)\n"
+        "say(type='quiesced', at=1.0, done=600); say(type='committed', cursor=600)\n"
+    )
     async with Scene(tmp_path) as scene:
-        await scene.running(1, "--items", "3")
-        time.sleep(0.6)  # noqa: ASYNC251 - the loop stands still while the worker finishes and is reaped
+        scene.crew.nursery = Bare(script)
+        scene.start(SessionSpec(name="s"))
         await scene.fact(Exited, 1)
-        assert scene.names(1) == IN_ORDER
+        assert scene.names(1) == ["Hello", "Quiesced", "Committed", "Exited"]
+        assert max(fact.done for fact in scene.of(1) if isinstance(fact, Progress)) == 599
 
 
 @in_loop
@@ -405,102 +386,6 @@ async def test_what_is_asked_of_one_that_is_gone_does_nothing(tmp_path: Path) ->
         assert scene.facts == []
 
 
-# Priority
-
-
-@pytest.mark.skipif(priority.probe() is not priority.Method.AUTOGROUP, reason="needs CONFIG_SCHED_AUTOGROUP")
-@pytest.mark.parametrize("raised_by", ["raise_priority", "go"])
-@in_loop
-async def test_a_standby_is_at_the_bottom_until_it_is_raised_or_told_to_go(tmp_path: Path, raised_by: str) -> None:
-    own_oom = oom_score(os.getpid())
-    async with Scene(tmp_path) as scene:
-        scene.fake(1, "--stall-at", "0", low=True)
-        await scene.fact(Ready, 1)
-        shim = scene.alive(1).pid
-        program = program_of(shim)
-        await scene.until(lambda: autogroup(shim) == autogroup(program) == 19)
-        assert psutil.Process(shim).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
-        assert psutil.Process(program).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
-        assert oom_score(program) == max(500, own_oom)
-        assert autogroup(os.getpid()) == 0, "it is of another process session"
-        getattr(scene.crew, raised_by)(1)
-        await scene.until(lambda: autogroup(shim) == autogroup(program) == 0)
-        await scene.until(lambda: psutil.Process(program).ionice().ioclass == psutil.IOPRIO_CLASS_NONE)
-        assert psutil.Process(shim).ionice().ioclass == psutil.IOPRIO_CLASS_NONE
-        assert oom_score(program) == own_oom
-
-
-@in_loop
-async def test_every_thread_is_lowered_and_raised(tmp_path: Path) -> None:
-    """As root, or with RLIMIT_NICE: elsewhere the probe says that there is no way back, and nothing is done."""
-    method = priority._probe_here()
-    if method is not priority.Method.IDLE:
-        pytest.skip("no way back from SCHED_IDLE for this user")
-    code = (
-        "import threading, signal\nfor _ in range(3): threading.Thread(target=signal.pause).start()\nprint(flush=True)"
-    )
-    child = await asyncio.create_subprocess_exec(sys.executable, "-S", "-c", code, stdout=asyncio.subprocess.PIPE)
-    assert child.stdout is not None
-    await child.stdout.readline()
-    threads = [thread.id for thread in psutil.Process(child.pid).threads()]
-    assert len(threads) == 4
-    for low, policy in ((True, os.SCHED_IDLE), (False, os.SCHED_OTHER)):
-        assert priority.apply(child.pid, (child.pid,), priority.Method.IDLE, low=low)
-        assert {os.sched_getscheduler(thread) for thread in threads} == {policy}
-    for low, nice in ((True, 19), (False, 0)):
-        assert priority.apply(child.pid, (child.pid,), priority.Method.NICE, low=low)
-        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {nice}
-    child.kill()
-    await child.wait()
-
-
-def test_the_probe_leaves_this_process_as_it_was() -> None:
-    before = (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
-    priority.probe()
-    assert (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)) == before
-
-
-# Logs
-
-
-@in_loop
-async def test_all_attempts_append_to_one_log(tmp_path: Path) -> None:
-    async with Scene(tmp_path) as scene:
-        for generation in (1, 2):
-            run = ("sh", "-c", f"echo out {generation}; echo err {generation} >&2")
-            scene.start(SessionSpec(name="s", run=run, cwd=str(tmp_path)), generation)
-            await scene.fact(Ready, generation)
-            scene.crew.go(generation)
-            assert (await scene.fact(Exited, generation)).status == 0
-        assert scene.crew.log_path("s").read_text() == "out 1\nerr 1\nout 2\nerr 2\n"
-
-
-@in_loop
-async def test_a_log_is_trimmed_under_a_worker_that_writes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers_module, "TRIM_INTERVAL_S", 0.05)
-    code = "import time\nfor n in range(60): print('x' * 1000, n, flush=True); time.sleep(0.01)\nprint('the end')"
-    async with Scene(tmp_path, log_limit_bytes=20_000) as scene:
-        scene.start(SessionSpec(name="s", run=(sys.executable, "-S", "-c", code), cwd=str(tmp_path)))
-        await scene.fact(Ready, 1)
-        scene.crew.go(1)
-        assert (await scene.fact(Exited, 1)).status == 0
-        lines = scene.crew.log_path("s").read_text().splitlines()
-    assert sum(len(line) + 1 for line in lines) <= 20_000
-    assert lines[-1] == "the end"
-    assert all(len(line) > 1000 for line in lines[:-1]), "whole lines, and no hole in the file"
-    numbers = [int(line.split()[1]) for line in lines[:-1]]
-    assert numbers == sorted(numbers)
-
-
-def test_trimming_keeps_the_newest_whole_lines(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    assert not worklogs.trim(log, 10)
-    log.write_text("".join(f"{n:03}\n" for n in range(100)))
-    assert not worklogs.trim(log, 400)
-    assert worklogs.trim(log, 100)
-    assert log.read_text() == "".join(f"{n:03}\n" for n in range(88, 100))
-
-
 @in_loop
 async def test_no_descriptor_and_no_memory_is_left_of_workers_that_ended(tmp_path: Path) -> None:
     def open_now() -> int:
@@ -514,5 +399,6 @@ async def test_no_descriptor_and_no_memory_is_left_of_workers_that_ended(tmp_pat
             await scene.running(generation)
             await scene.fact(Exited, generation)
         assert open_now() == before
+        assert list(scene.nursery.exit_records.iterdir()) == []
         assert scene.crew._living == {}
         assert scene.crew._tasks == set()

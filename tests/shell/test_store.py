@@ -1,0 +1,611 @@
+"""The store: what the core decided is what is read back, whatever ends the daemon, fills the disk or eats the file."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from daemon.sessionfile import SessionSpec
+from daemon.store import RecordError, Store, StoreError, StoreLockedError, WorkerRecord
+from states.decision import Decision
+from states.effects import Promote
+from states.events import (
+    Cancel,
+    Committed,
+    DrainLane,
+    Event,
+    Exited,
+    Failed,
+    Memory,
+    Move,
+    Pause,
+    Progress,
+    Promoted,
+    Queued,
+    Quiesced,
+    Ready,
+    Resume,
+    Tick,
+)
+from states.lifecycle import step
+from states.notes import ProfileLearned, SessionMoved
+from states.snapshot import Lane, World
+from states.work import Lead, Profile, Session, Tier
+
+GIB = 1 << 30
+START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def spec(name: str) -> SessionSpec:
+    return SessionSpec(name=name, run=("true",), cwd="/", lead="90%", memory="1GiB")
+
+
+class Life:
+    """A daemon's life without a daemon: the real core, recorded decision by decision; one second each."""
+
+    def __init__(self, folder: Path, world: World | None = None) -> None:
+        self.store = Store.open(folder)
+        self.now = 100.0
+        self.world = world or World(lanes={"cpu": Lane("cpu")})
+        for _ in range(2):
+            self.feed(Memory(self.now, "cpu", 8 * GIB, 8 * GIB))
+
+    @property
+    def wall(self) -> datetime:
+        return START + timedelta(seconds=self.now)
+
+    def feed(self, event: Event, specs: dict[str, SessionSpec] | None = None) -> Decision:
+        self.now += 1
+        event = replace(event, at=self.now)
+        decision = step(self.world, event)
+        if decision.matters:
+            self.store.record(decision, self.wall, specs)
+        self.world = decision.after
+        if decision.matters and not isinstance(event, Tick):
+            self.feed(Tick(self.now))
+        return decision
+
+    def submit(self, name: str, **more: object) -> None:
+        session = Session(name, order=self.now, total=100, lead=Lead(fraction=0.9), **more)  # type: ignore[arg-type]
+        self.feed(Queued(0.0, session), {name: spec(name)})
+
+    def generation(self) -> int:
+        return self.world.generation
+
+    def run_to(self, cursor: int) -> int:
+        """The session at the head is prepared, begun, and makes `cursor` items durable."""
+        generation = self.generation()
+        self.feed(Ready(0.0, generation, Tier.WARM, 0.5, total=100))
+        self.feed(Promoted(0.0, generation, self.now))
+        self.feed(Progress(0.0, generation, cursor, cursor, 100))
+        return generation
+
+    def finish(self, generation: int) -> None:
+        self.feed(Quiesced(0.0, generation, self.now, 100, 0))
+        self.feed(Committed(0.0, generation, 100))
+        self.feed(Exited(0.0, generation, 0))
+
+    def hand_back(self, generation: int, cursor: int) -> None:
+        self.feed(DrainLane(0.0, "cpu"))
+        self.feed(Quiesced(0.0, generation, self.now, cursor, 100 - cursor))
+        self.feed(Committed(0.0, generation, cursor))
+        self.feed(Exited(0.0, generation, 0))
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Iterator[Life]:
+    made = Life(tmp_path / "state")
+    yield made
+    made.store.close()
+
+
+def test_an_empty_folder_is_an_empty_queue(tmp_path: Path) -> None:
+    with closing(Store.open(tmp_path / "a" / "b")) as store:
+        loaded = store.load()
+        assert (loaded.queue, loaded.specs, loaded.profiles, loaded.held) == ((), {}, {}, frozenset())
+        assert (loaded.generation, loaded.seq, loaded.unreadable, store.set_aside) == (0, 0, (), None)
+        assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+        assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "a" / "b").glob("*.db"))
+
+
+def test_the_queue_that_is_read_back_is_the_one_that_was_left(life: Life, tmp_path: Path) -> None:
+    life.feed(Pause(0.0, "cpu"))
+    for name in ("a", "b", "c"):
+        life.submit(name, priority=int(name == "c"), waits_for=frozenset({"a"} if name == "b" else ()))
+    life.feed(Move(0.0, "b", before="a"))
+    left = life.world.queue
+    assert [session.name for session in left] == ["c", "b", "a"]
+    loaded = life.store.load()
+    assert loaded.queue == left
+    assert loaded.specs == {name: spec(name) for name in ("a", "b", "c")}
+    assert loaded.held == {"cpu"}
+    life.feed(Resume(0.0, "cpu"))
+    assert life.store.load().held == frozenset()
+
+
+def test_a_session_in_a_workers_hands_comes_back_at_its_cursor(life: Life, tmp_path: Path) -> None:
+    life.submit("a")
+    generation = life.run_to(0)
+    life.feed(Progress(0.0, generation, 64, 40, 100))
+    life.hand_back(generation, 40)
+    life.feed(Resume(0.0, "cpu"))
+    life.run_to(40)
+    record = life.store.session("a")
+    assert record is not None
+    assert (record.state, record.cursor, record.lane, record.attempt) == ("active", 40, "cpu", 1)
+    life.store.close()
+    life.store = Store.open(tmp_path / "state")
+    loaded = life.store.load()
+    (session,) = loaded.queue
+    assert (session.cursor, session.total, session.attempt, session.begun) == (40, 100, 0, True)
+    assert loaded.generation == life.generation() == 2
+
+
+def test_what_was_committed_counts_though_the_worker_has_not_ended(life: Life) -> None:
+    life.submit("a")
+    generation = life.run_to(0)
+    life.feed(DrainLane(0.0, "cpu"))
+    life.feed(Quiesced(0.0, generation, life.now, 40, 60))
+    life.feed(Committed(0.0, generation, 40))
+    assert life.world.queue == ()
+    (session,) = life.store.load().queue
+    assert session.cursor == 40
+
+
+def test_a_session_that_was_told_to_go_has_begun_even_if_it_never_said_so(life: Life) -> None:
+    """Its output may hold rows: the next worker must be told to go on from them, not to refuse them."""
+    life.submit("a")
+    assert not life.store.load().queue[0].begun
+    decision = life.feed(Ready(0.0, life.generation(), Tier.WARM, 0.5, total=100))
+    assert any(isinstance(effect, Promote) for effect in decision.effects)
+    assert life.store.load().queue[0].begun
+
+
+def test_the_whole_life_of_a_session_is_kept(life: Life) -> None:
+    life.submit("a")
+    life.finish(life.run_to(50))
+    record = life.store.session("a")
+    assert record is not None
+    assert (record.state, record.items, record.cursor, record.lane) == ("done", 100, 100, "cpu")
+    assert record.spec == spec("a")
+    assert record.submitted_at < record.started_at < record.ended_at <= life.wall  # type: ignore[operator]
+    assert life.store.load().queue == ()
+    told = [entry.note["event"] for entry in life.store.history("a")]
+    assert [event for event in told if event.startswith("session.")] == [
+        "session.queued",
+        "session.started",
+        "session.finished",
+    ]
+    assert "worker.exited" in told
+    assert told.index("standby.ready") < told.index("session.started")
+
+
+def test_those_that_wait_for_a_finished_session_are_read_back_as_due(life: Life) -> None:
+    life.submit("a")
+    life.submit("b", waits_for=frozenset({"a"}))
+    assert {s.name: s.waits_for for s in life.store.load().queue} == {"a": frozenset(), "b": {"a"}}
+    life.finish(life.run_to(50))
+    assert [(s.name, s.waits_for) for s in life.store.load().queue] == [("b", frozenset())]
+
+
+def test_a_failure_keeps_what_was_said_of_it(life: Life) -> None:
+    life.submit("a")
+    generation = life.run_to(30)
+    life.feed(Failed(0.0, generation, "input", "row 31 is not what caf\udce9 takes", 31))
+    life.feed(Exited(0.0, generation, 1))
+    record = life.store.session("a")
+    assert record is not None
+    assert (record.state, record.kind, record.item, record.attempt) == ("failed", "input", 31, 1)
+    assert record.reason == "row 31 is not what caf\\udce9 takes"
+    assert record.core.begun
+    assert record.ended_at is not None
+
+
+def test_a_second_attempt_is_read_back_as_one(life: Life) -> None:
+    life.submit("a")
+    generation = life.run_to(30)
+    life.feed(Exited(0.0, generation, -9))
+    record = life.store.session("a")
+    assert record is not None
+    assert (record.state, record.kind, record.attempt) == ("queued", "crash", 1)
+    assert life.store.load().queue == life.world.queue
+    assert life.world.queue[0].not_before > life.now
+
+
+def test_a_name_is_used_again_once_its_session_has_ended(life: Life) -> None:
+    life.feed(Pause(0.0, "cpu"))
+    for _ in range(3):
+        life.submit("a")
+        life.feed(Cancel(0.0, "a"))
+    life.submit("a")
+    states = [(record.id, record.state) for record in life.store.sessions()]
+    assert states == [(1, "cancelled"), (2, "cancelled"), (3, "cancelled"), (4, "queued")]
+    latest = life.store.session("a")
+    assert latest is not None
+    assert (latest.id, latest.state) == (4, "queued")
+    assert [entry.note["event"] for entry in life.store.history("a")] == ["session.queued"]
+    assert life.store.session("b") is None
+    assert life.store.history("b") == ()
+
+
+def test_sessions_are_listed_in_pages(life: Life) -> None:
+    life.feed(Pause(0.0, "cpu"))
+    for number in range(6):
+        life.submit(f"s{number}")
+        if number % 2:
+            life.feed(Cancel(0.0, f"s{number}"))
+
+    def names(*args: object, **more: object) -> list[str]:
+        return [record.name for record in life.store.sessions(*args, **more)]  # type: ignore[arg-type]
+
+    assert names() == ["s0", "s1", "s2", "s3", "s4", "s5"]
+    assert names(limit=2) == ["s0", "s1"]
+    assert names(limit=2, after_id=2) == ["s2", "s3"]
+    assert names(("cancelled",)) == ["s1", "s3", "s5"]
+    assert names(("cancelled", "done"), 2, before_id=6) == ["s3", "s1"]
+    assert names(("cancelled",), 2, before_id=1 << 62) == ["s5", "s3"]
+
+
+def test_decisions_are_numbered_and_read_in_their_order(life: Life) -> None:
+    life.submit("a")
+    life.finish(life.run_to(50))
+    everything = life.store.decisions()
+    assert [decision.seq for decision in everything] == list(range(1, len(everything) + 1))
+    assert life.store.load().seq == everything[-1].seq
+    assert everything[0].notes[0]["session"] == "a"
+    assert b'"type":"Queued"' in bytes(everything[0].event)
+    assert life.store.decisions(since_seq=2, limit=2) == everything[2:4]
+    assert [decision.at for decision in everything] == sorted(decision.at for decision in everything)
+
+
+def test_a_refusal_is_kept_as_one(life: Life) -> None:
+    decision = life.feed(Cancel(0.0, "nobody"))
+    assert decision.refused
+    assert [each.refused for each in life.store.decisions()] == [decision.refused]
+
+
+def test_what_was_learned_is_kept(life: Life) -> None:
+    first = Decision(life.world, life.world, Tick(1.0), notes=(ProfileLearned("m@cpu", Profile((1.5,), (), 7)),))
+    life.store.record(first, life.wall)
+    second = Decision(
+        life.world, life.world, Tick(1.0), notes=(ProfileLearned("m@cpu", Profile((1.5, 2.5), (3.0,), 8)),)
+    )
+    life.store.record(second, life.wall)
+    assert life.store.load().profiles == {"m@cpu": Profile((1.5, 2.5), (3.0,), 8)}
+
+
+def test_a_decision_is_recorded_whole_or_not_at_all(life: Life) -> None:
+    """A decision that tells of a session nobody queued is a bug of ours, and leaves no trace."""
+    life.feed(Pause(0.0, "cpu"))
+    life.submit("a")
+    before = (life.store.load(), life.store.decisions())
+    notes = (SessionMoved("a", 55.0, 0), SessionMoved("ghost", 1.0, 0))
+    with pytest.raises(LookupError, match="no live session of that name is recorded"):
+        life.store.record(Decision(life.world, life.world, Tick(1.0), notes=notes), life.wall)
+    with pytest.raises(LookupError, match="its spec was not given"):
+        life.feed(Queued(0.0, Session("b", 1.0)))
+    assert (life.store.load(), life.store.decisions()) == before
+
+
+def test_workers_are_known_until_they_are_seen_to_end(life: Life, tmp_path: Path) -> None:
+    life.store.worker_started(3, "a", 4711, 1234.5)
+    life.store.worker_started(4, "b", 4712, 1234.75)
+    life.store.worker_gone(3)
+    life.store.worker_gone(99)
+    life.store.close()
+    life.store = Store.open(tmp_path / "state")
+    assert life.store.workers() == (WorkerRecord(generation=4, session="b", pid=4712, started=1234.75),)
+
+
+def test_another_boot_of_the_host_forgets_pids_and_monotonic_times(life: Life, tmp_path: Path) -> None:
+    life.submit("a")
+    life.feed(Exited(0.0, life.run_to(30), -9))
+    life.store.worker_started(3, "a", 4711, 1234.5)
+    life.store.close()
+    with closing(sqlite3.connect(tmp_path / "state" / "batond.db")) as database, database:
+        database.execute("UPDATE meta SET value = '\"another boot\"' WHERE key = 'boot'")
+    life.store = Store.open(tmp_path / "state")
+    (session,) = life.store.load().queue
+    assert (session.not_before, session.queued_at, session.cursor) == (0.0, 0.0, 30)
+    assert life.store.workers() == ()
+
+
+def test_a_second_daemon_is_refused_with_the_firsts_pid(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from daemon.store import Store\n"
+            "store = Store.open(Path(sys.argv[1])); print('open', flush=True); time.sleep(600)",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(StoreLockedError) as refused:
+            Store.open(tmp_path)
+        assert refused.value.pid == holder.pid
+        assert str(refused.value) == (
+            f"cannot use the state directory {tmp_path}: batond with pid {holder.pid} uses it; "
+            "stop that one, or set another state_dir"
+        )
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()  # type: ignore[union-attr]
+    Store.open(tmp_path).close()  # a lock does not outlive its process
+
+
+def test_a_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """Workers outlive a daemon that is killed; the next one must get in."""
+    store = Store.open(tmp_path)
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        store.close()
+        Store.open(tmp_path).close()
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("damage", ["header", "middle", "garbage", "index"])
+def test_a_damaged_database_is_set_aside_and_told(tmp_path: Path, damage: str) -> None:
+    life = Life(tmp_path)
+    life.feed(Pause(0.0, "cpu"))
+    for number in range(60):
+        life.submit(f"s{number}")
+    life.store.checkpoint()
+    life.store.close()
+    path = tmp_path / "batond.db"
+    content = bytearray(path.read_bytes())
+    if damage == "header":
+        content[:16] = b"no SQLite format"
+    elif damage == "middle":
+        content[8192 : len(content) - 4096] = os.urandom(len(content) - 12288)
+    elif damage == "garbage":
+        content[:] = b"\0" * 100_000
+    else:  # a file that opens and reads well, with a row that its index does not know
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("PRAGMA writable_schema = ON")
+            database.execute("UPDATE sqlite_schema SET sql = replace(sql, '(ts)', '(at)') WHERE name = 'decision_ts'")
+        content = bytearray(path.read_bytes())
+    path.write_bytes(content)
+    with closing(Store.open(tmp_path)) as store:
+        assert store.set_aside is not None
+        assert store.set_aside.path.name.startswith(f"batond.db.damaged-{datetime.now(UTC):%Y}")
+        assert store.set_aside.path.read_bytes() == bytes(content)
+        assert store.set_aside.reason
+        assert "\n" not in store.set_aside.reason
+        assert store.load().queue == ()
+    with closing(Store.open(tmp_path)) as store:
+        assert store.set_aside is None
+
+
+def test_two_damaged_databases_of_one_second_are_both_kept(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / "batond.db").write_text(f"garbage {number} " * 200)
+        with closing(Store.open(tmp_path)) as store:
+            assert store.set_aside is not None
+    kept = [path.read_text()[:9] for path in tmp_path.glob("*damaged*")]
+    assert sorted(kept) == ["garbage 0", "garbage 1", "garbage 2"]
+
+
+def test_a_newer_batonds_database_is_left_alone(tmp_path: Path) -> None:
+    Store.open(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "batond.db")) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match=r"a newer batond wrote it \(schema 99, this one knows 1\)"):
+        Store.open(tmp_path)
+    with pytest.raises(StoreError, match="a newer batond"):  # and not: it is locked
+        Store.open(tmp_path)
+    assert [path.name for path in tmp_path.glob("*damaged*")] == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot use the state directory .*/file/x: .*; give user \d+ the right"):
+        Store.open(tmp_path / "file" / "x")
+
+
+def test_a_session_whose_record_makes_no_sense_harms_no_other(life: Life, tmp_path: Path) -> None:
+    life.feed(Pause(0.0, "cpu"))
+    for name in ("a", "b"):
+        life.submit(name)
+    life.store.close()
+    with closing(sqlite3.connect(tmp_path / "state" / "batond.db")) as database, database:
+        database.execute("UPDATE sessions SET spec = '{\"name\": 3}' WHERE name = 'a'")
+    life.store = Store.open(tmp_path / "state")
+    loaded = life.store.load()
+    assert [session.name for session in loaded.queue] == ["b"]
+    ((name, reason),) = loaded.unreadable
+    assert name == "a"
+    assert reason.startswith("its record cannot be read: Expected `str`, got `int`")
+    assert life.store.load().unreadable == ()
+
+
+def test_history_is_pruned_by_age_and_live_sessions_stay(life: Life) -> None:
+    life.feed(Pause(0.0, "cpu"))
+    life.submit("live")
+    life.submit("old")
+    life.feed(Cancel(0.0, "old"))
+    life.now += 86400 * 10
+    life.submit("new")
+    life.feed(Cancel(0.0, "new"))
+    pruned = life.store.prune(5, 1 << 30, life.wall)
+    assert [record.name for record in life.store.sessions()] == ["live", "new"]
+    assert (pruned.decisions, pruned.sessions, pruned.more) == (4, 1, False)
+    assert life.store.history("live") == ()
+    assert len(life.store.history("new")) == 2
+    life.feed(Cancel(0.0, "live"))  # goes on with its numbers
+    assert life.store.decisions()[-1].seq == 7
+
+
+def test_history_is_pruned_by_size_and_the_file_gets_smaller(life: Life) -> None:
+    life.feed(Pause(0.0, "cpu"))
+    life.submit("live")
+    note = (SessionMoved("live", 1.0, 0),) * 100
+    decision = Decision(life.world, life.world, Tick(1.0), notes=note)
+    for _ in range(300):
+        life.store.record(decision, life.wall)
+    life.store.checkpoint()
+    path = life.store.folder / "batond.db"
+    before = path.stat().st_size
+    pruned = life.store.prune(30, before // 2, life.wall)
+    life.store.checkpoint()
+    assert pruned.size_bytes <= before // 2
+    assert path.stat().st_size < before * 0.75
+    left = life.store.decisions()
+    assert [decision.seq for decision in left] == list(range(left[0].seq, 303))
+    assert [session.name for session in life.store.load().queue] == ["live"]
+    while (pruned := life.store.prune(30, 0, life.wall)).more:
+        pass
+    assert life.store.decisions() == ()
+    assert [session.name for session in life.store.load().queue] == ["live"]
+
+
+def fill(folder: Path, life: Life) -> int:
+    """Record until there is no room left; how many were recorded."""
+    decision = Decision(life.world, life.world, Tick(1.0), notes=(SessionMoved("a", 1.0, 0),) * 50)
+    count = 0
+    while True:
+        try:
+            life.store.record(decision, life.wall)
+        except RecordError as error:
+            assert str(error).startswith(f"cannot record a decision in {folder}/batond.db: ")  # noqa: PT017
+            return count
+        count += 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system of its own")
+def test_a_full_file_system_refuses_a_record_and_takes_it_once_there_is_room(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode:
+        pytest.skip("may not mount here")
+    try:
+        (tmp_path / "ballast").write_bytes(b"x" * 100_000)
+        life = Life(tmp_path)
+        life.feed(Pause(0.0, "cpu"))
+        life.submit("a")
+        count = fill(tmp_path, life)
+        assert [session.name for session in life.store.load().queue] == ["a"]  # reading goes on
+        with pytest.raises(RecordError):
+            life.feed(Cancel(0.0, "a"))
+        (tmp_path / "ballast").unlink()
+        life.feed(Cancel(0.0, "a"))
+        assert len(life.store.decisions(limit=100_000)) == count + 3
+        life.store.close()
+        with closing(Store.open(tmp_path)) as store:
+            assert store.set_aside is None
+            assert store.load().queue == ()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_file_that_may_not_grow_refuses_a_record_and_takes_it_later(tmp_path: Path) -> None:
+    """The same for everybody, by a limit on the size of a process's files."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            life = Life(tmp_path)
+            life.feed(Pause(0.0, "cpu"))
+            life.submit("a")
+            unlimited = resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, unlimited))
+            assert fill(tmp_path, life) > 0
+            resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
+            life.feed(Cancel(0.0, "a"))
+            life.store.close()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    with closing(Store.open(tmp_path)) as store:
+        assert store.set_aside is None
+        assert [record.state for record in store.sessions()] == ["cancelled"]
+
+
+def test_someone_who_writes_into_the_file_delays_a_record_and_is_named_in_the_refusal(life: Life) -> None:
+    life.feed(Pause(0.0, "cpu"))
+    with closing(sqlite3.connect(life.store.folder / "batond.db", isolation_level=None)) as person:
+        person.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(RecordError, match="database is locked; see to the disk, or to who holds the file"):
+            life.submit("a")
+        assert time.monotonic() - began < 10
+        person.execute("ROLLBACK")
+    life.submit("a")
+    assert [session.name for session in life.store.load().queue] == ["a"]
+
+
+def test_what_was_recorded_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
+    """A process submits and cancels for ever and says each number it was given; it is killed in the middle."""
+    code = """
+        import sys
+        from pathlib import Path
+        from tests.shell.test_store import Life, Pause, Cancel
+        life = Life(Path(sys.argv[1]))
+        life.feed(Pause(0.0, "cpu"))
+        number = 0
+        while True:
+            number += 1
+            life.submit(f"s{number}")
+            print(number, flush=True)
+            if number % 3 == 0:
+                life.feed(Cancel(0.0, f"s{number}"))
+    """
+    for round_ in range(4):
+        folder = tmp_path / str(round_)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(folder)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        assert writer.stdout is not None
+        for _ in range(40 + 17 * round_):
+            said = writer.stdout.readline()
+        writer.kill()
+        said = (writer.stdout.read().splitlines() or [said])[-1]
+        writer.wait()
+        writer.stdout.close()
+        with closing(Store.open(folder)) as store:
+            assert store.set_aside is None
+            records = store.sessions(limit=1 << 30)
+            assert [record.name for record in records] == [f"s{number + 1}" for number in range(len(records))]
+            assert len(records) in (int(said), int(said) + 1)
+            assert all(record.state == "queued" for record in records if int(record.name[1:]) % 3)
+            assert all(record.state == "cancelled" for record in records[:-1] if int(record.name[1:]) % 3 == 0)
+            decisions = store.decisions(limit=1 << 30)
+            assert [decision.seq for decision in decisions] == list(range(1, len(decisions) + 1))
+
+
+def test_a_record_is_quick_enough_for_a_handover(life: Life) -> None:
+    """It lies between the old session's last item and the new one's first; the target of both hops is milliseconds."""
+    life.feed(Pause(0.0, "cpu"))
+    life.submit("a")
+    notes = tuple(SessionMoved("a", float(number), 0) for number in range(4))
+    decision = Decision(life.world, life.world, Tick(1.0), notes=notes)
+    times = []
+    for _ in range(300):
+        began = time.perf_counter()
+        life.store.record(decision, life.wall)
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[150] < 0.01
