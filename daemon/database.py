@@ -62,7 +62,7 @@ MIGRATIONS: Final[Sequence[str]] = (  # each makes the next version of the schem
         generation INTEGER PRIMARY KEY,
         session TEXT NOT NULL,
         pid INTEGER NOT NULL,
-        started REAL NOT NULL       -- the process's own start time, as the kernel tells it
+        started INTEGER NOT NULL    -- clock ticks since boot, as the kernel tells it
     );
     CREATE TABLE profiles (key TEXT PRIMARY KEY, profile TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
