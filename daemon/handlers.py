@@ -37,6 +37,19 @@ class Crew(Protocol):
         ...
 
 
+class Devices(Protocol):
+    """What of the devices is asked here."""
+
+    @property
+    def why_no_gpu(self) -> str | None:
+        """Why there is no GPU, where that is so."""
+        ...
+
+    def device(self, lane: str) -> views.DeviceLabel:
+        """What is under a lane."""
+        ...
+
+
 Inspect = Callable[[list[SessionSpec]], Awaitable[Sequence[Mapping[str, Any]]]]
 
 
@@ -54,6 +67,7 @@ class Handlers:
         store: Store,
         feed: Feed,
         crew: Crew,
+        devices: Devices,
         inspect: Inspect,
         specs: MutableMapping[str, SessionSpec],
         daemon: views.Daemon,
@@ -62,6 +76,7 @@ class Handlers:
         self._store = store
         self._feed = feed
         self._crew = crew
+        self._devices = devices
         self._inspect = inspect
         self._specs = specs
         self._daemon = daemon
@@ -138,8 +153,12 @@ class Handlers:
     async def devices(self, _params: wire.Params, _peer: Peer) -> results.DevicesResult:
         """The lanes' devices."""
         headroom = self._world.limits.headroom_bytes
+        devices = self._devices
         return results.DevicesResult(
-            devices=tuple(views.device_view(lane, headroom) for lane in self._world.lanes.values())
+            devices=tuple(
+                views.device_view(lane, headroom, devices.device(name)) for name, lane in self._world.lanes.items()
+            ),
+            no_gpu=devices.why_no_gpu,
         )
 
     async def logs(self, params: wire.LogsParams, _peer: Peer) -> results.LogsResult:

@@ -210,8 +210,10 @@ class DeviceView(Struct, frozen=True, kw_only=True):
 
     lane: str
     kind: str
+    name: str | None
     index: int | None
     uuid: str | None
+    driver: str | None
     usable: bool
     reason: str | None
     total_bytes: int | None
@@ -222,9 +224,10 @@ class DeviceView(Struct, frozen=True, kw_only=True):
 
 
 class DevicesResult(Struct, frozen=True, kw_only=True):
-    """The devices."""
+    """The devices. `no_gpu`: why there is none among them, where that is so."""
 
     devices: tuple[DeviceView, ...]
+    no_gpu: str | None
 
 
 class EventsResult(Struct, frozen=True, kw_only=True):

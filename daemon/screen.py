@@ -193,28 +193,33 @@ def _lane(lane: LaneView) -> list[RenderableType]:
     workers += [("retiring", worker) for worker in lane.retiring] + [("leaving", worker) for worker in lane.leaving]
     if not workers:
         return [head]
-    table = _grid("role", "!session", "phase", "bar", ">done", ">items", ">rate", ">left", ">memory", title=False)
+    lines: list[RenderableType] = [head]
     for role, worker in workers:
-        table.add_row(*_worker(role, worker))
-    return [head, Padding(table, (0, 0, 0, 2))]
+        lines += [Padding(each, (0, 0, 0, 2)) for each in _worker(role, worker)]
+    return lines
+
+
+ROLE_WIDTH = len("retiring")
 
 
 def _worker(role: str, worker: WorkerView) -> list[RenderableType]:
-    phase = word(worker.phase)
+    """Who it is and what it does; below, for one that computes, how far it is. Fits 80 columns."""
+    title = Text.assemble((f"{role:<{ROLE_WIDTH}}  ", "dim"), (safe(worker.session), "bold"), "  ", word(worker.phase))
     if role == "standby":
-        phase.append(f" {worker.tier}" if worker.tier and worker.phase == "ready" else f" to {worker.aim}")
-    share = f"{100 * worker.done / worker.total:.0f} %" if worker.total else ""
-    return [
-        Text(role, style="dim"),
-        Text(safe(worker.session), style="bold" if role == "active" else "default"),
-        phase,
-        bar(worker.done, worker.total, STYLES.get(worker.phase, "green")) if role != "standby" else Text(""),
-        Text(share if role != "standby" else ""),
-        Text(items(worker.done, worker.total), style="dim"),
+        title.append(f" {worker.tier}" if worker.tier and worker.phase == "ready" else f" to {worker.aim}")
+        title.append(f"  {items(worker.done, worker.total)}", style="dim")
+        return [title]
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.add_row(
+        Text(" " * ROLE_WIDTH),
+        bar(worker.done, worker.total, STYLES.get(worker.phase, "green")),
+        Text(f"{100 * worker.done / worker.total:.0f} %" if worker.total else ""),
+        Text(items(worker.done, worker.total)),
         Text(rate(worker.rate_items_s)),
         Text(left(worker.remaining_s, worker.remaining_spread_s)),
         Text(size(worker.rss_bytes), style="dim"),
-    ]
+    )
+    return [title, line]
 
 
 def _queue(queue: tuple[QueueView, ...]) -> Table:
@@ -362,10 +367,14 @@ def _facts(row: Row, log_path: str | None) -> list[tuple[str, str]]:
 
 def show_devices(answer: DevicesResult) -> None:
     """`batonctl devices`."""
-    table = _grid("lane", "device", "uuid", ">total", ">free", ">reserved", ">kept free", "sessions", "reason")
+    table = _grid(
+        "lane", "device", "!name", "uuid", "driver", ">total", ">free", ">reserved", ">kept free", "sessions", "reason"
+    )
     for device in answer.devices:
         table.add_row(*_device(device))
     put(_without_empty(table))
+    if answer.no_gpu:
+        put(Text(safe(answer.no_gpu), style="dim"))
 
 
 def _device(device: DeviceView) -> list[RenderableType]:
@@ -373,7 +382,9 @@ def _device(device: DeviceView) -> list[RenderableType]:
     return [
         Text(safe(device.lane), style="bold"),
         Text(safe(name)),
+        Text(safe(device.name or "")),
         Text(safe(device.uuid or ""), style="dim"),
+        Text(safe(device.driver or ""), style="dim"),
         Text(size(device.total_bytes)),
         Text(size(device.free_bytes)),
         Text(size(device.reserved_bytes)),

@@ -47,6 +47,8 @@ from states.snapshot import State, World
 
 KILL_WAIT_S: Final = 10.0  # after a second signal, for the killed to be gone
 PRUNE_INTERVAL_S: Final = 3600.0
+CHECKPOINT_INTERVAL_S: Final = 60.0
+HANDING_OVER: Final = (State.DRAINING, State.SWAPPING)
 ENDED = (SessionFinished, SessionFailed, SessionCancelled)
 
 
@@ -83,7 +85,9 @@ class Service:
             await ending.enter_async_context(self._control(nursery))
             self._take_signals()
             self._tell_started()
-            chores = [asyncio.create_task(chore) for chore in (self._read_memory(), nursery.warm(), self._prune())]
+            chores = [
+                asyncio.create_task(chore) for chore in (self._read_memory(), nursery.warm(), self._tidy_record())
+            ]
             ending.push_async_callback(_end, chores)
             self._loop.start()
             await self._until_stopped(chores)
@@ -129,13 +133,14 @@ class Service:
             store=self._store,
             feed=self._feed,
             crew=self._crew,
+            devices=self._devices,
             inspect=inspect,
             specs=self._specs,
             daemon=views.Daemon(version("batond"), os.getpid(), self._started_at),
         )
         control = self._config.control
         gid = None if control.group is None else grp.getgrnam(control.group).gr_gid
-        return ControlServer(control.socket, handlers.table, gid, mode=control.mode)
+        return ControlServer(control.socket, handlers.table, gid, mode=control.mode, tell=self._tell)
 
     # Telling and recording
 
@@ -227,14 +232,20 @@ class Service:
                 if isinstance(reading, Memory) or lane.lost is None:
                     self._loop.post(reading)
 
-    async def _prune(self) -> None:
+    async def _tidy_record(self) -> None:
+        """Take what is too old out of the record, and write its journal back: never during a handover."""
+        prune_at = time.monotonic()
         while True:
-            history = self._config.history
             try:
-                self._store.prune(history.days, history.size_bytes, datetime.now(UTC))
+                if time.monotonic() >= prune_at:
+                    prune_at = time.monotonic() + PRUNE_INTERVAL_S
+                    history = self._config.history
+                    self._store.prune(history.days, history.size_bytes, datetime.now(UTC))
+                if not any(lane.state in HANDING_OVER for lane in self._loop.world.lanes.values()):
+                    self._store.checkpoint()
             except RecordError as error:
                 self._tell(RecordFailedStory(str(error)))
-            await asyncio.sleep(PRUNE_INTERVAL_S)
+            await asyncio.sleep(CHECKPOINT_INTERVAL_S)
 
     # Ending
 

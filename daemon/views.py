@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from daemon.results import (
     DeviceView,
@@ -43,6 +44,18 @@ class Daemon:
     version: str
     pid: int
     started_at: float
+
+
+class DeviceLabel(Protocol):
+    """What a device is called."""
+
+    @property
+    def name(self) -> str:
+        """Its maker's name for it."""
+
+    @property
+    def driver(self) -> str | None:
+        """Its driver's version, where it has one."""
 
 
 _WORDS: dict[Phase, SessionState] = {
@@ -222,14 +235,16 @@ def device_name(lane: Lane) -> str:
     return lane.device if lane.index is None else f"{lane.device}:{lane.index}"
 
 
-def device_view(lane: Lane, headroom_bytes: int) -> DeviceView:
+def device_view(lane: Lane, headroom_bytes: int, label: DeviceLabel) -> DeviceView:
     """A lane's device and its memory."""
     reading = lane.readings[-1] if lane.readings else None
     return DeviceView(
         lane=lane.name,
         kind=lane.device,
+        name=label.name,
         index=lane.index,
         uuid=lane.uuid,
+        driver=label.driver,
         usable=lane.lost is None,
         reason=lane.lost,
         total_bytes=reading.total if reading else None,

@@ -99,7 +99,7 @@ def raise_standby(draft: Draft) -> None:
     if standby is None or not standby.low_priority:
         return
     left = policy.remaining(draft.lane, draft.at)
-    put(draft, standby, low_priority=False)
+    put(draft, standby, low_priority=False, hurried=standby.hurried or standby.phase is Phase.LOADING)
     draft.ask(RaiseStandby(draft.name, standby.generation))
     draft.note(
         StandbyRaised(

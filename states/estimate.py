@@ -20,6 +20,7 @@ KEPT_SAMPLES = 20
 SPREAD_Z = 1.64  # one-sided 95 % of a normal distribution
 DRIFT = 0.03  # rates drift: this share of the remaining time is added to its spread
 UNKNOWN_HURRIED_S = 5.0  # ResNet50 beside a running MobileNetV2, both cores busy, took 3 to 7 s (measured)
+HURRIED_FACTOR = 1.5  # the lead grows by it from run to run, until nothing needs to be hurried
 SHARED_CORES = 2.5  # a preparation at normal priority beside a running session, over alone (measured: 2 to 2.5)
 SUSPECT_ALONE = 4.0  # a preparation beside a running session takes up to this much longer than alone (measured)
 
@@ -99,9 +100,14 @@ def hurried_s(profile: Profile | None) -> float:
     return quantile(profile.alone_s, LEAD_QUANTILE) * SHARED_CORES + LEAD_FLOOR_S
 
 
-def learn_preparation(profile: Profile | None, seconds: float, *, beside: bool) -> Profile:
-    """The profile with one more preparation time, made beside a running session or alone."""
+def learn_preparation(profile: Profile | None, seconds: float, *, beside: bool, hurried: bool = False) -> Profile:
+    """The profile with one more preparation time, made beside a running session or alone.
+
+    One that had to be hurried began too late: at low priority it would have taken longer, and counts for more.
+    """
     known = profile or Profile()
+    if hurried:
+        seconds *= HURRIED_FACTOR
     if beside:
         return replace(known, prepared_s=(*known.prepared_s, seconds)[-KEPT_SAMPLES:])
     return replace(known, alone_s=(*known.alone_s, seconds)[-KEPT_SAMPLES:])

@@ -131,7 +131,7 @@ def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | 
     )
     key = profile_key(worker.session, lane)
     if event.tier is lane.top and worker.session.prepares:
-        profile = learn_preparation(draft.profiles.get(key), prepared, beside=worker.beside)
+        profile = learn_preparation(draft.profiles.get(key), prepared, beside=worker.beside, hurried=worker.hurried)
         draft.learn(key, learn_peak(profile, event.peak_bytes))
         draft.note(ProfileLearned(key, draft.profiles[key]))
     return Trigger.READY

@@ -65,6 +65,7 @@ class Worker:
     """The process that runs one session. Times are monotonic seconds, `reserved` and `rss_bytes` bytes.
 
     `start` is the cursor it resumed at; `done`, `cursor` and `total` count the items before it too.
+    `hurried`: it got its normal priority before it was ready.
     `settled`: its session has ended already (its output is complete and durable); only the process remains.
     """
 
@@ -78,6 +79,7 @@ class Worker:
     beside: bool
     tier: Tier | None = None
     low_priority: bool = False
+    hurried: bool = False
     deadline: float | None = None
     stall_at: float | None = None
     forced: Force | None = None

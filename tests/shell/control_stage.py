@@ -18,6 +18,7 @@ import msgspec
 
 from daemon import views, wire
 from daemon.control import Bounds, ControlServer, Handler, Peer, Stream
+from daemon.devices import Device
 from daemon.feed import Feed
 from daemon.handlers import Handlers
 from daemon.loop import Loop
@@ -124,6 +125,15 @@ class Crew:
             self._post(Exited(now(), number, status))
 
 
+class Labels:
+    """What the stage's devices are called."""
+
+    why_no_gpu = None
+
+    def device(self, lane: str) -> Device:
+        return Device(Lane(lane), f"the {lane} of a stage")
+
+
 class Stage:
     """The daemon, in a thread with its own event loop, on the socket `path`."""
 
@@ -188,6 +198,7 @@ class Stage:
             store=store,
             feed=feed,
             crew=self.crew,
+            devices=Labels(),
             inspect=self._inspect,
             specs=specs,
             daemon=views.Daemon("0.1.0", 4711, now()),

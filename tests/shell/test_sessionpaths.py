@@ -1,0 +1,145 @@
+"""The paths of a session file: what is looked for on disk, and what is said where it is not as it must be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from daemon.sessionfile import parse
+from tests.shell.session_text import MODEL, PROGRAM, furnish, problem, table
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The folder of the session file."""
+    return furnish(tmp_path)
+
+
+def test_what_predecessors_make_is_not_looked_for(base: Path) -> None:
+    text = table(MODEL, model='"later.keras"', input='"later/*.npy"', after='["x"]')
+    text += table(PROGRAM, run='["./later.sh"]', cwd='"later"', after='["x"]')
+    assert [spec.after for spec in parse(text, base)] == [("x",), ("x",)]
+    assert "HDF5 files are not supported" in problem(table(MODEL, model='"later.h5"', after='["x"]'), base)
+
+
+def test_a_model_is_a_savedmodel_directory_or_a_keras_file(base: Path) -> None:
+    (base / "empty").mkdir()
+    (base / "empty.keras").touch()
+    (base / "served" / "3").mkdir(parents=True)
+    (base / "served" / "3" / "saved_model.pb").touch()
+    (base / "old.h5").touch()
+    (base / "model.zip").write_bytes(b"PK")
+    told = {
+        "empty": "'empty' is a directory without saved_model.pb (BASE/empty); give a SavedModel directory or a .keras",
+        "empty.keras": "'empty.keras' is an empty file (BASE/empty.keras); save the model again",
+        "served": "'served' is a directory without saved_model.pb, but 'served/3' has one; give that",
+        "old.h5": "cannot use 'old.h5': HDF5 files are not supported; save the model again with model.save(",
+        "model.zip": "cannot use the file 'model.zip': its format is not known; give a SavedModel directory",
+        "models/cnn/saved_model.pb": "cannot use the file 'models/cnn/saved_model.pb': give the directory",
+        "frozen.pb": "cannot use the file 'frozen.pb': frozen graphs are not supported; give a SavedModel directory",
+        "net.onnx": "cannot use 'net.onnx': .onnx files are not supported; give a SavedModel directory or a .keras",
+    }
+    for model, text in told.items():
+        assert problem(table(MODEL, model=f'"{model}"'), base).startswith(f"s.toml:3: a: model: {text}")
+
+
+def test_an_input_is_there_and_not_empty(base: Path) -> None:
+    (base / "empty.npy").touch()
+    (base / "shards").mkdir()
+    (base / "shards" / "a.tfrecord").touch()
+    (base / "broken.npy").symlink_to("nowhere")
+    told = {
+        "none.npy": "cannot find 'none.npy' (looked in BASE/none.npy); give a .npy file, or TFRecord files by path",
+        "shards/*.gz": "no file matches 'shards/*.gz' (looked in BASE/shards/*.gz); give a .npy file, or TFRecord",
+        "empty.npy": "'empty.npy' is an empty file (BASE/empty.npy); there is nothing to compute",
+        "shards": "'shards' is a directory (BASE/shards); give a .npy file, or TFRecord files by path or pattern",
+        "shards/*": "'shards/*' is an empty file",
+        "broken.npy": "'broken.npy' is a link to nothing",
+    }
+    for value, text in told.items():
+        assert problem(table(MODEL, input=f'"{value}"'), base).startswith(f"s.toml:4: a: input: {text}")
+    (base / "shards" / "b.tfrecord").write_bytes(b"x")  # one shard of several may be empty
+    assert parse(table(MODEL, input='"shards/*"'), base)[0].input == f"{base}/shards/*"
+
+
+def test_only_what_is_written_in_the_file_is_a_pattern(base: Path) -> None:
+    odd = base / "run [1]"
+    odd.mkdir()
+    (odd / "x.npy").write_bytes(b"x")
+    (odd / "y*.npy").write_bytes(b"x")
+    text = table(MODEL, model=f'"{base}/models/cnn"')
+    assert parse(text.replace("data.npy", "x.npy"), odd)[0].input == f"{odd}/x.npy"
+    assert parse(text.replace("data.npy", "?.npy"), odd)[0].input == f"{base}/run [[]1]/?.npy"
+    assert parse(text.replace("data.npy", "y*.npy"), odd)[0].input == f"{odd}/y*.npy"
+
+
+def test_an_output_is_a_folder_that_can_be_made(base: Path) -> None:
+    (base / "gone").symlink_to("nowhere/at/all")
+    (base / "alias").symlink_to("models/cnn")
+    told = {
+        "data.npy": "'data.npy' is a file (BASE/data.npy); give a directory",
+        "data.npy/x": "cannot make 'data.npy/x': BASE/data.npy is a file; give another output",
+        "models/cnn": "'models/cnn' is inside the model's own directory (BASE/models/cnn); give a folder of its own",
+        "models/cnn/out": "'models/cnn/out' is inside the model's own directory",
+        "alias/out": "'alias/out' is inside the model's own directory",
+        "gone/x": "cannot make 'gone/x': BASE/gone is a link to nothing; mend the link or give another output",
+        "/proc/out": "cannot write '/proc/out': user" if os.geteuid() else "",
+        "n" * 300: "cannot look at",
+    }
+    for output, text in told.items():
+        if text:
+            assert problem(table(MODEL, output=f'"{output}"'), base).startswith(f"s.toml:5: a: output: {text}")
+    assert not (base / "out").exists()  # looking makes nothing
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes on another user's rights, which only root can")
+def test_what_the_user_may_not_use_is_told(base: Path) -> None:
+    base.chmod(0o755)
+    for parent in (
+        parent for parent in base.parents if parent.stat().st_uid == 0 and parent.name.startswith("pytest-")
+    ):
+        parent.chmod(0o755)
+    (base / "data.npy").chmod(0o600)
+    (base / "models" / "mlp.keras").chmod(0o600)
+    (base / "closed").mkdir(mode=0o700)
+    text = table(MODEL, model='"models/mlp.keras"') + table(MODEL, name='"b"', input='"closed/x.npy"', output='"o/b"')
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:  # access(2) asks for the real user: a thread's effective one would not do
+        try:
+            os.setresuid(54321, 54321, 54321)
+            parse(text, base, source="s.toml")
+        except BaseException as wrong:  # noqa: BLE001 - whatever it is, it must not get back into pytest twice
+            os.write(write_end, str(wrong).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end) as said:
+        lines = [line.replace(str(base), "BASE") for line in said.read().splitlines()]
+    os.waitpid(child, 0)
+    right = "give batond's user the right to read it"
+    assert lines == [
+        f"s.toml:3: a: model: cannot read 'models/mlp.keras' (BASE/models/mlp.keras) as user 54321; {right}",
+        f"s.toml:4: a: input: cannot read 'BASE/data.npy' as user 54321; {right}",
+        "s.toml:5: a: output: cannot write 'out/a': user 54321 may not write in BASE; give batond's user that right",
+        "s.toml:9: b: input: cannot find 'closed/x.npy' (looked in BASE/closed/x.npy); "
+        "give a .npy file, or TFRecord files by path or pattern",
+        "s.toml:10: b: output: cannot write 'o/b': user 54321 may not write in BASE; give batond's user that right",
+    ]
+
+
+def test_a_program_is_found_and_can_be_executed(base: Path) -> None:
+    (base / "tool").write_text("#!/bin/sh\n")
+    told = {
+        "./none": "cannot find the program './none' (looked in BASE/none); give a program on PATH or a path",
+        "./tool": "cannot execute './tool' (BASE/tool); make it executable (chmod +x), or run it by its interpreter",
+        "tool": "cannot find 'tool' on PATH; for the file beside this one write './tool'",
+    }
+    for program, text in told.items():
+        assert problem(table(PROGRAM, run=f'["{program}"]'), base) == f"s.toml:3: p: run: {text}"
+    cwd = table(PROGRAM, cwd='"models/none"')
+    assert problem(cwd, base) == (
+        "s.toml:4: p: cwd: 'models/none' is no directory (looked at BASE/models/none); make it, or take cwd out"
+    )
