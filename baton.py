@@ -36,6 +36,7 @@ PROTOCOL: Final = 1
 LINE_LIMIT_BYTES: Final = 1 << 20
 REASON_LIMIT_CHARACTERS: Final = 2000
 PROGRESS_INTERVAL_S: Final = 0.05  # 20 lines a second, however fast the loop is
+REJOIN_INTERVAL_S: Final = 0.2
 EXIT_DAEMON_LOST: Final = 75  # EX_TEMPFAIL: nothing was computed, and nothing is wrong with the session
 
 
@@ -58,8 +59,9 @@ class Channel:
 
     A reader thread owns the receiving side. Until `go` it ends the process at once on `cancel`, `drain` or the
     loss of the daemon; after it, these set `draining` (and `cancelled`, `lost`), which the worker looks at
-    between two batches. The methods that send may be called from any thread; none of them fails when
-    the daemon is gone.
+    between two batches. A daemon that is lost while the worker computes is looked for again, as long as `assign`
+    allows, and is lost for good only then. The methods that send may be called from any thread; none of them
+    fails when the daemon is gone.
     """
 
     def __init__(self, fd: int) -> None:
@@ -85,6 +87,9 @@ class Channel:
         self.generation = int(assignment["generation"])
         self.done = self.cursor = int(assignment.get("cursor") or 0)
         self.total: int | None = None
+        self.began_at: float | None = None
+        self.ended_at: float | None = None
+        self.remaining: int | None = None
         self._since = time.monotonic()
         os.register_at_fork(after_in_child=self._let_go)
         self.hello()
@@ -118,6 +123,8 @@ class Channel:
     def _listen(self) -> None:
         while True:
             message = self._read()
+            if message is None and self._going and self._rejoin():
+                continue
             if message is None:
                 self.lost = True
                 self._stop(EXIT_DAEMON_LOST)
@@ -133,6 +140,30 @@ class Channel:
             elif kind == "drain":
                 self._stop(0)
 
+    def _rejoin(self) -> bool:
+        """Look for a daemon where `assign` said, and tell it who this is; False: there was none in time."""
+        rejoin = self.assignment.get("rejoin")
+        if not rejoin or self._fd < 0:
+            return False
+        import socket  # only here: a script that never loses its daemon need not wait for this import
+
+        until = time.monotonic() + float(rejoin["seconds"])
+        while time.monotonic() < until:
+            line = socket.socket(socket.AF_UNIX)
+            try:
+                line.connect(rejoin["socket"])
+            except OSError:  # no daemon yet, or one that is not listening yet
+                line.close()
+                time.sleep(REJOIN_INTERVAL_S)
+                continue
+            with self._sending:
+                os.dup2(line.fileno(), self._fd, inheritable=False)
+                line.close()
+                self._buffer = b""
+                self._hello()
+            return True
+        return False
+
     def _order(self, order: str | None) -> None:
         self._going = self._going or order is None
         self._since = time.monotonic()
@@ -147,7 +178,11 @@ class Channel:
 
     def hello(self) -> None:
         """Who this is and how far it has come: enough to rebuild any line that was missed."""
-        self._send(
+        with self._sending:
+            self._hello()
+
+    def _hello(self) -> None:
+        self._write(
             "hello",
             protocol=PROTOCOL,
             session=self.session,
@@ -158,6 +193,9 @@ class Channel:
             cursor=self.cursor,
             done=self.done,
             total=self.total,
+            began_at=self.began_at,
+            ended_at=self.ended_at,
+            remaining=self.remaining,
             tensorflow="tensorflow" in sys.modules,
         )
 
@@ -175,8 +213,9 @@ class Channel:
 
     def started(self) -> None:
         """The first item is about to be computed."""
-        self.phase = "computing"
-        self._send("started", at=time.monotonic())
+        at = time.monotonic()
+        self.phase, self.began_at = "computing", at
+        self._send("started", at=at)
 
     def progress(self, done: int, total: int | None = None, cursor: int | None = None) -> None:
         """`done` items are computed and `cursor` are durable. Goes out at most 20 times a second.
@@ -208,13 +247,9 @@ class Channel:
                 self._send_progress()
             if remaining is None and self.total is not None:
                 remaining = self.total - self.done
-            self.phase = "draining"
-            self._write(
-                "quiesced",
-                at=time.monotonic() if at is None else at,
-                done=self.done,
-                remaining=remaining,
-            )
+            self.phase, self.remaining = "draining", remaining
+            self.ended_at = time.monotonic() if at is None else at
+            self._write("quiesced", at=self.ended_at, done=self.done, remaining=remaining)
 
     def committed(self, cursor: int) -> None:
         """The output of the first `cursor` items is durable, and the process exits next."""

@@ -62,7 +62,9 @@ MIGRATIONS: Final[Sequence[str]] = (  # each makes the next version of the schem
         generation INTEGER PRIMARY KEY,
         session TEXT NOT NULL,
         pid INTEGER NOT NULL,
-        started INTEGER NOT NULL    -- clock ticks since boot, as the kernel tells it
+        started INTEGER NOT NULL,   -- clock ticks since boot, as the kernel tells it
+        lane TEXT NOT NULL,
+        promoted INTEGER NOT NULL DEFAULT 0
     );
     CREATE TABLE profiles (key TEXT PRIMARY KEY, profile TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

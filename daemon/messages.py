@@ -26,6 +26,13 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 # From the daemon.
 
 
+class Rejoin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a worker that loses its daemon finds the next one, and for how long it looks."""
+
+    socket: str
+    seconds: float
+
+
 class Assign(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="assign"):
     """Always the first line: what to run, where, and how far to prepare it."""
 
@@ -37,6 +44,7 @@ class Assign(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="a
     resume: bool
     device: DeviceAssignment
     spec: SessionSpec
+    rejoin: Rejoin | None = None
 
 
 class Advance(msgspec.Struct, frozen=True, tag_field="type", tag="advance"):
@@ -75,6 +83,9 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="he
     cursor: Count = 0
     done: Count = 0
     total: Count | None = None
+    began_at: Seconds | None = None
+    ended_at: Seconds | None = None
+    remaining: Count | None = None
     tensorflow: bool = False
 
 

@@ -40,6 +40,8 @@ class Recording:
                     **({} if note.total is None else {"total": note.total}),
                     started_at=self._ts,
                 )
+            case told.SessionAdopted():
+                self._change(note.session, state="active", lane=note.lane, cursor=note.cursor)
             case told.SessionCommitted():
                 self._change(note.session, cursor=note.cursor)
             case told.SessionFinished():
@@ -96,9 +98,10 @@ class Recording:
         """Bring a queued session up to date where no note tells all of its change, as what it still waits for."""
         self._change(session.name, state="queued", **_columns(session))
 
-    def begun(self, name: str) -> None:
+    def begun(self, name: str, generation: int) -> None:
         """The session is told to go: from here on its output may hold rows, whether or not it says so any more."""
         self._change(name, begun=True)
+        self._db.execute("UPDATE workers SET promoted = 1 WHERE generation = ?", (generation,))
 
     def _queued(self, note: told.SessionQueued) -> None:
         session = note.session

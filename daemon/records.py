@@ -63,12 +63,17 @@ class HistoryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that was started and not seen to end. `started`: clock ticks since boot, with the pid its identity."""
+    """A worker that was started and not seen to end. `started`: clock ticks since boot, with the pid its identity.
+
+    `promoted`: it was told to go.
+    """
 
     generation: int
     session: str
     pid: int
     started: int
+    lane: str
+    promoted: bool
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,14 +7,16 @@ import grp
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
-from daemon import leftovers, views
+from daemon import views
+from daemon.adoption import PATIENCE_S, Reception, found_alive
 from daemon.config import Config
 from daemon.control import ControlServer
 from daemon.devices import Devices
@@ -22,6 +24,7 @@ from daemon.feed import Feed
 from daemon.handlers import Handlers
 from daemon.logs import Log
 from daemon.loop import Loop, RecordFailed
+from daemon.messages import Rejoin
 from daemon.nursery import Nursery
 from daemon.perform import Performer
 from daemon.records import Loaded
@@ -36,6 +39,8 @@ from daemon.stories import (
     SessionUnreadable,
     StoreSetAside,
     Story,
+    WorkerFound,
+    WorkerTurnedAway,
 )
 from daemon.stories import RecordFailed as RecordFailedStory
 from daemon.workers import Alive, Crew
@@ -43,8 +48,10 @@ from states import policy
 from states.decision import Decision
 from states.events import Event, Exited, Kill, Memory, Queued, Stop
 from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished
-from states.snapshot import State, World
+from states.restore import Remnant, restore
+from states.snapshot import Lane, State, World
 
+REJOIN_MARGIN_S: Final = 10.0  # a worker that gave up has this long to drain
 KILL_WAIT_S: Final = 10.0  # after a second signal, for the killed to be gone
 PRUNE_INTERVAL_S: Final = 3600.0
 CHECKPOINT_INTERVAL_S: Final = 60.0
@@ -76,12 +83,14 @@ class Service:
                 self._config.cache_dir, say=self._fell_back, use_fork_server=self._config.launcher != "exec"
             )
             ending.callback(nursery.close)
-            self._crew = Crew(nursery, self._post, self._config.log_dir, born=self._born)
+            self._crew = Crew(nursery, self._post, self._config.log_dir, born=self._born, rejoin=self._rejoin)
             ending.callback(self._crew.close)
             self._feed = Feed(found.seq)
             self._loop = self._make_loop(found)
             ending.callback(self._loop.close)
-            await leftovers.end(self._store, self._tell)
+            reception = Reception(self._worker_socket, self._crew, self._turned_away)
+            ending.callback(reception.close)
+            reception.open()
             await ending.enter_async_context(self._control(nursery))
             self._take_signals()
             self._tell_started()
@@ -116,13 +125,46 @@ class Service:
             generation=found.generation,
         )
         return Loop(
-            world,
+            restore(world, self._remnants(found, lanes), now, PATIENCE_S + REJOIN_MARGIN_S),
             record=self._record,
             tell=self._tell_decision,
             perform=Performer(self._crew, self._specs, lanes),
             blocked=lambda why: self._tell(RecordFailedStory(why)),
             unblocked=lambda decisions, waited_s: self._tell(RecordResumed(decisions, waited_s)),
         )
+
+    @property
+    def _worker_socket(self) -> Path:
+        return self._config.control.socket.with_suffix(".workers")
+
+    @property
+    def _rejoin(self) -> Rejoin:
+        return Rejoin(socket=str(self._worker_socket), seconds=PATIENCE_S)
+
+    def _remnants(self, found: Loaded, lanes: Mapping[str, Lane]) -> list[Remnant]:
+        """The workers that an earlier daemon left alive; each is watched from here on."""
+        sessions = {session.name: session for session in found.queue}
+        remnants: list[Remnant] = []
+        living = found_alive(self._store.workers())
+        for record, process in living:
+            action = "waited for: it goes on, and comes back" if record.promoted else "waited for: it ends by itself"
+            self._tell(WorkerFound(record.session, record.generation, record.pid, action))
+            session = sessions.get(record.session)
+            if session is None or record.lane not in lanes:
+                process.signal_group(signal.SIGKILL)  # its session has ended, or its device is gone
+                continue
+            self._crew.expect(
+                Alive(record.session, record.generation, record.lane, record.pid, record.started), process
+            )
+            remnants.append(Remnant(record.lane, session, record.generation, record.promoted))
+        kept = {record.generation for record, _ in living}
+        for record in self._store.workers():
+            if record.generation not in kept:
+                self._store.worker_gone(record.generation)
+        return remnants
+
+    def _turned_away(self, reason: str) -> None:
+        self._tell(WorkerTurnedAway(reason))
 
     def _control(self, nursery: Nursery) -> ControlServer:
         async def inspect(specs: list[SessionSpec]) -> list[dict[str, Any]]:
@@ -180,7 +222,7 @@ class Service:
         started = worker.started
         if started is not None:
             self._note_worker(
-                lambda: self._store.worker_started(worker.generation, worker.session, worker.pid, started)
+                lambda: self._store.worker_started(worker.generation, worker.session, worker.lane, worker.pid, started)
             )
 
     def _note_worker(self, write: Callable[[], None]) -> None:

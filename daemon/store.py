@@ -119,7 +119,7 @@ class Store:
                 recording.keep(session)
             for effect in decision.effects:
                 if isinstance(effect, Promote) and (found := find(decision.after, effect.generation)):
-                    recording.begun(found[1].session.name)
+                    recording.begun(found[1].session.name, effect.generation)
             if decision.after.generation != self._generation:
                 set_meta(self._db, "generation", decision.after.generation)
         self._generation = decision.after.generation
@@ -214,10 +214,13 @@ class Store:
             for seq, ts, at, event, notes, refused in rows
         )
 
-    def worker_started(self, generation: int, session: str, pid: int, started: int) -> None:
+    def worker_started(self, generation: int, session: str, lane: str, pid: int, started: int) -> None:
         """Keep that a worker's process is there, before it is told anything."""
         with self._transaction("record a worker"):
-            self._db.execute("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?)", (generation, session, pid, started))
+            self._db.execute(
+                "INSERT OR REPLACE INTO workers (generation, session, pid, started, lane) VALUES (?, ?, ?, ?, ?)",
+                (generation, session, pid, started, lane),
+            )
 
     def worker_gone(self, generation: int) -> None:
         """Forget a worker whose process was seen to end."""
@@ -226,10 +229,13 @@ class Store:
 
     def workers(self) -> tuple[WorkerRecord, ...]:
         """Every worker that was started, on this boot of the host, and not seen to end."""
-        rows = self._rows("SELECT generation, session, pid, started FROM workers ORDER BY generation", ())
+        sql = "SELECT generation, session, pid, started, lane, promoted FROM workers ORDER BY generation"
+        rows = self._rows(sql, ())
         return tuple(
-            WorkerRecord(generation=generation, session=session, pid=pid, started=started)
-            for generation, session, pid, started in rows
+            WorkerRecord(
+                generation=generation, session=session, pid=pid, started=started, lane=lane, promoted=bool(promoted)
+            )
+            for generation, session, pid, started, lane, promoted in rows
         )
 
     def prune(self, days: float, size_bytes: int, at: datetime) -> Pruned:

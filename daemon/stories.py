@@ -166,6 +166,15 @@ class WorkerFound:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerTurnedAway:
+    """Somebody at the worker socket is no worker of this daemon's; it was told to drain."""
+
+    event: ClassVar[str] = "worker.turned_away"
+    level: ClassVar[str] = "warning"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerMisspoke:
     """A worker broke the protocol; it is ended."""
 
@@ -222,6 +231,7 @@ Story: TypeAlias = (
     | SessionUnreadable
     | LauncherFellBack
     | WorkerFound
+    | WorkerTurnedAway
     | WorkerMisspoke
     | MemoryUnread
     | LogDropped

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, assert_never
 
@@ -58,6 +59,7 @@ class _Living:
 
     session: str
     generation: int
+    lane: str
     log: Path
     low: bool
     since: float
@@ -78,8 +80,18 @@ class Alive:
 
     session: str
     generation: int
+    lane: str
     pid: int
     started: int | None
+
+
+@dataclass(frozen=True)
+class Ears:
+    """Who hears what comes by an adopted channel: its messages, its fault, its end."""
+
+    take: Callable[[messages.FromWorker], None]
+    fault: Callable[[str], None]
+    ended: Callable[[], None]
 
 
 @dataclass(eq=False)
@@ -94,6 +106,7 @@ class Crew:
     post: Callable[[Event], None]
     logs: Path
     born: Callable[[Alive], None] = field(default=lambda _: None)
+    rejoin: messages.Rejoin | None = None
     log_limit_bytes: int = LOG_LIMIT_BYTES
     method: priority.Method = field(default_factory=priority.probe)
     _living: dict[int, _Living] = field(default_factory=dict, init=False)
@@ -108,7 +121,12 @@ class Crew:
         resume: the output folder holds this session's own rows, up to the cursor.
         """
         worker = _Living(
-            order.session.name, order.generation, self.log_path(spec.name), order.low_priority, time.monotonic()
+            order.session.name,
+            order.generation,
+            order.lane,
+            self.log_path(spec.name),
+            order.low_priority,
+            time.monotonic(),
         )
         self._living[order.generation] = worker
         assignment = messages.Assign(
@@ -119,12 +137,36 @@ class Crew:
             resume=resume,
             device=device,
             spec=spec,
+            rejoin=self.rejoin,
         )
         task = asyncio.get_running_loop().create_task(self._live(worker, assignment))
         self._tasks.add(task)
         task.add_done_callback(self._over)
         if self._trimming is None:
             self._trim()
+
+    def expect(self, found: Alive, process: Process) -> None:
+        """Watch over a worker that an earlier daemon started. It may come back by `adopt`; its exit follows anyhow."""
+        worker = _Living(
+            found.session, found.generation, found.lane, self.log_path(found.session), low=False, since=0.0
+        )
+        worker.process = process
+        self._living[found.generation] = worker
+        task = asyncio.get_running_loop().create_task(self._watch(worker, process))
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def adopt(self, channel: Channel, hello: messages.Hello) -> Ears:
+        """Take a worker's new channel: what it missed to say follows, and then what it says. Raises ProtocolError."""
+        worker = self._living.get(hello.generation)
+        if worker is None or worker.channel is not None:
+            raise ProtocolError(f"no worker of generation {hello.generation} is waited for")
+        self._greet(worker, hello)
+        worker.channel = channel
+        for fact in _missed(hello, time.monotonic()):
+            self.post(fact)
+        worker.finished = hello.phase == "committed"
+        return Ears(partial(self._take, worker), partial(self._fault, worker), partial(self._ended, worker))
 
     def advance(self, generation: int, tier: Tier) -> None:
         """Prepare further, to `tier`."""
@@ -175,7 +217,7 @@ class Crew:
     def alive(self) -> tuple[Alive, ...]:
         """Every worker that has a process, and whose exit was not told."""
         return tuple(
-            Alive(worker.session, worker.generation, worker.process.pid, worker.process.started)
+            Alive(worker.session, worker.generation, worker.lane, worker.process.pid, worker.process.started)
             for worker in self._living.values()
             if worker.process is not None
         )
@@ -204,11 +246,14 @@ class Crew:
             self._gone(worker, None, f"cannot start {worker.session}: {error}")
             return
         worker.process = process
-        self.born(Alive(worker.session, worker.generation, process.pid, process.started))
+        self.born(Alive(worker.session, worker.generation, worker.lane, process.pid, process.started))
         if worker.wanted is not None:
             process.signal_group(worker.wanted)
         if worker.low:
             self._prioritise(process, lambda: worker.low)
+        await self._watch(worker, process)
+
+    async def _watch(self, worker: _Living, process: Process) -> None:
         status = await process.exited
         if worker.channel is not None:
             worker.channel.finish()  # what it said comes before its end, or a commit would be lost
@@ -380,6 +425,21 @@ def _fact(
             return Failed(now, generation, kind, reason[:REASON_LIMIT_CHARACTERS], item)
         case _:
             assert_never(message)
+
+
+def _missed(hello: messages.Hello, now: float) -> list[Event]:
+    """What a worker said while no daemon listened, as far as its greeting tells."""
+    generation = hello.generation
+    done = max(hello.done, hello.cursor)
+    facts: list[Event] = [Hello(now, generation, hello.cursor, done, hello.total, hello.remaining)]
+    if hello.began_at is not None:
+        facts.append(Promoted(now, generation, hello.began_at))
+        facts.append(Progress(now, generation, done, hello.cursor, hello.total))
+    if hello.ended_at is not None:
+        facts.append(Quiesced(now, generation, hello.ended_at, hello.done, hello.remaining))
+    if hello.phase == "committed":
+        facts.append(Committed(now, generation, hello.cursor))
+    return facts
 
 
 def _credible(at: float, worker: _Living, now: float) -> float:

@@ -39,7 +39,7 @@ def start_standby(draft: Draft) -> None:
     need, room = policy.need(draft.world, lane, session, tier), policy.spare(lane, limits) or 0
     draft.dequeue(session.name)
     draft.generation += 1
-    beside = lane.active is not None
+    beside = lane.active is not None and lane.active.phase is not Phase.DRAINING
     worker = Worker(
         session=session,
         generation=draft.generation,
@@ -49,7 +49,8 @@ def start_standby(draft: Draft) -> None:
         since=draft.at,
         spawned_at=draft.at,
         beside=beside,
-        low_priority=lane.active is not None and lane.active.phase is not Phase.DRAINING and not lane.swap_asked,
+        low_priority=beside and not lane.swap_asked,
+        hurried=beside and lane.swap_asked,
         deadline=draft.at + limits.prepare_timeout_s,
         start=session.cursor,
         cursor=session.cursor,

@@ -116,21 +116,28 @@ def file_hold(draft: Draft, event: Pause | Resume | DrainLane) -> Iterator[tuple
 def file_move(draft: Draft, event: Move) -> None:
     """Give a queued session another place; before one of another priority, it takes that priority too."""
     session = draft.dequeue(event.name)
-    rest = draft.queue
     if event.before is not None:
-        index = next(i for i, each in enumerate(rest) if each.name == event.before)
-        target = rest[index]
-        below = rest[index - 1].order if index and rest[index - 1].priority == target.priority else target.order - 2
-        order, priority = _between(below, target.order), target.priority
+        order, priority = _place_before(draft, event.before)
     else:
-        peers = [each.order for each in rest if each.priority == session.priority] or [session.order]
+        peers = [each.order for each in draft.queue if each.priority == session.priority] or [session.order]
         order, priority = (max(peers) + 1 if event.last else min(peers) - 1), session.priority
     moved = replace(session, order=order, priority=priority)
     draft.enqueue(moved)
     draft.note(SessionMoved(moved.name, moved.order, moved.priority))
 
 
-def _between(low: float, high: float) -> float:
-    middle = (low + high) / 2
-    # Fifty halvings of one gap use up a float; then the two share a place and their names decide.
-    return middle if low < middle < high else high
+def _place_before(draft: Draft, name: str) -> tuple[float, int]:
+    """A place in the queue just before a session, and that one's priority."""
+    index = next(i for i, each in enumerate(draft.queue) if each.name == name)
+    target = draft.queue[index]
+    peers = [each for each in draft.queue[:index] if each.priority == target.priority]
+    below = peers[-1].order if peers else target.order - 2
+    middle = (below + target.order) / 2
+    if below < middle < target.order:
+        return middle, target.priority
+    # Fifty halvings of one gap use up a float: those from the target on make room.
+    draft.queue = tuple(
+        replace(each, order=each.order + 1) if each.priority == target.priority and i >= index else each
+        for i, each in enumerate(draft.queue)
+    )
+    return below + 0.5, target.priority

@@ -29,7 +29,7 @@ SUSPECT_ALONE = 4.0  # a preparation beside a running session takes up to this m
 class Pace:
     """An online rate with its spread, from progress reports.
 
-    Seconds per item, exponentially weighted by time, from the first report on: the time before it (first call,
+    Seconds per item over items, older ones weighing less, from the first report on: the time before it (first call,
     cold caches) says nothing about the rest. `done` counts items, `at` is monotonic seconds.
     """
 
@@ -38,7 +38,7 @@ class Pace:
     per_item_s: float = 0.0
     variance: float = 0.0  # of per_item_s between samples, in s²
     sample_s: float = 0.0  # mean length of a sample
-    weight: float = 0.0  # sum of the weights so far, 0 to 1: the start's bias is divided out
+    weight: float = 0.0  # sum of the samples' weights so far, in items per second: the start's bias is divided out
 
     def after(self, at: float, done: int) -> Pace:
         """The pace after a report; the same object where the report is too close to the last one to be a sample."""
@@ -46,8 +46,9 @@ class Pace:
         if items <= 0 or seconds < PACE_WINDOW_S:
             return self
         gain = 1.0 - math.exp(-seconds / PACE_TAU_S)
-        weight = self.weight + gain * (1.0 - self.weight)
-        share = gain / weight
+        flow = gain * items / seconds  # by items: a mean of seconds per item, by time, would count slow stretches twice
+        weight = (1.0 - gain) * self.weight + flow
+        share = flow / weight
         sample = seconds / items
         delta = sample - self.per_item_s
         mean = self.per_item_s + share * delta

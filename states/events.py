@@ -45,11 +45,17 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The worker is up and knows its session; its output holds `cursor` durable items."""
+    """The worker is up and knows its session; its output holds `cursor` durable items.
+
+    One that an earlier daemon started says how far it is: `done`, `total` and `remaining` as in its other words.
+    """
 
     at: float
     generation: int
     cursor: int = 0
+    done: int = 0
+    total: int | None = None
+    remaining: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from states.notes import (
     CountMismatched,
     DeviceChanged,
     ProfileLearned,
+    SessionAdopted,
     SessionCommitted,
     SessionStarted,
     StandbyReady,
@@ -71,6 +72,9 @@ def file_worker(draft: Draft, event: FromWorker) -> Iterator[tuple[str, Trigger]
 
 def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigger | None:
     match event:
+        case Hello() if worker.unheard:
+            _heard_again(draft, lane, worker, event)
+            return None
         case Hello():
             if worker.phase is Phase.LOADING:  # said again later, it would undo what was counted since
                 put(draft, worker, cursor=event.cursor, start=event.cursor, done=event.cursor)
@@ -99,6 +103,24 @@ def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigge
             return _exited(draft, lane, worker, event)
         case _:
             assert_never(event)
+
+
+def _heard_again(draft: Draft, lane: Lane, worker: Worker, event: Hello) -> None:
+    """A worker of an earlier life of the daemon is there. What else it says replays as the facts that were missed."""
+    cursor = max(worker.cursor, event.cursor)
+    deadline = draft.at + draft.limits.commit_timeout_s
+    put(
+        draft,
+        worker,
+        unheard=False,
+        adopted=True,
+        cursor=cursor,
+        done=max(event.done, cursor),
+        total=event.total if event.total is not None else worker.total,
+        remaining=event.remaining,
+        deadline=deadline,
+    )
+    draft.note(SessionAdopted(worker.session.name, lane.name, worker.generation, cursor))
 
 
 def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | None:
@@ -140,16 +162,17 @@ def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | 
 def _promoted(draft: Draft, lane: Lane, worker: Worker, event: Promoted) -> Trigger | None:
     if worker is not lane.active or worker.began_at is not None:
         return None
-    draft.note(
-        SessionStarted(
-            worker.session.name,
-            lane.name,
-            worker.generation,
-            worker.session.attempt + 1,
-            worker.start,
-            worker.total,
+    if not worker.adopted:
+        draft.note(
+            SessionStarted(
+                worker.session.name,
+                lane.name,
+                worker.generation,
+                worker.session.attempt + 1,
+                worker.start,
+                worker.total,
+            )
         )
-    )
     if worker.phase is not Phase.GOING:
         put(draft, worker, began_at=event.began_at)
         return None

@@ -33,6 +33,8 @@ def settle(draft: Draft, worker: Worker, status: int | None, reason: str) -> Non
         cancel(draft, session, draft.name, "cancelled")
     elif worker.trouble is not None and worker.trouble.permanent:
         _fail(draft, session, worker.trouble)
+    elif worker.unheard:
+        requeue(draft, session, "its worker ended while no batond watched it")
     elif worker.fate is Fate.REQUEUE or _handed_back(worker, status):
         requeue(draft, session, "handed back")
     else:

@@ -5,7 +5,6 @@ An exception out of `step` is a bug of ours, never a state of the world.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -45,8 +44,6 @@ from states.notes import CommandRefused, LaneMoved
 from states.snapshot import State, World
 from states.table import TRANSITIONS, Row
 from states.triggers import Trigger
-
-logging.getLogger("transitions").setLevel(logging.WARNING)  # it tells each move; ours is told once, by the note
 
 
 def step(world: World, event: Event) -> Decision:

@@ -49,6 +49,18 @@ class SessionStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionAdopted:
+    """A session that an earlier daemon started runs on under this one; it was never interrupted."""
+
+    event: ClassVar[str] = "session.adopted"
+    level: ClassVar[str] = "info"
+    session: str
+    lane: str
+    generation: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionCommitted:
     """A session's output is durable up to `cursor`; it is not at its end."""
 
@@ -325,6 +337,7 @@ Note: TypeAlias = (
     SessionQueued
     | SessionMoved
     | SessionStarted
+    | SessionAdopted
     | SessionCommitted
     | SessionFinished
     | SessionFailed

@@ -41,8 +41,13 @@ def due(queue: tuple[Session, ...], at: float) -> tuple[Session, ...]:
 
 
 def may_start(world: World, lane: Lane) -> bool:
-    """Whether the lane may take a session at all: not held, stopping or lost, and its last standby is gone."""
-    return not (lane.held or world.stopping or lane.lost or lane.standby or lane.leaving)
+    """Whether the lane may take a session at all: not held, stopping or lost, and its last standby is gone.
+
+    Nor before every worker of an earlier life of the daemon has spoken, or is gone.
+    """
+    if lane.held or world.stopping or lane.lost or lane.standby or lane.leaving:
+        return False
+    return not any(worker.unheard for worker in lane.workers())
 
 
 def next_session(world: World, lane: Lane, at: float) -> Session | None:
@@ -257,6 +262,9 @@ def _memory_reason(world: World, lane: Lane, session: Session, tier: Tier, held:
 
 
 def _idle_reason(world: World, lane: Lane, at: float) -> str:
+    unheard = [worker.session.name for worker in lane.workers() if worker.unheard]
+    if unheard:
+        return f"waits for word of {', '.join(unheard)}, whose worker was left by an earlier batond"
     if lane.leaving:
         return f"waits for the end of {', '.join(worker.session.name for worker in lane.leaving)}"
     if lane.held:
@@ -299,6 +307,8 @@ def reason(world: World, lane: Lane, at: float) -> str:
             name = active.session.name if active else "the last session"
             return f"{name} finishes the batch in flight" + (", then batond stops" if world.stopping else "")
         case State.PRELOADING | State.SWAPPING:
+            if active is not None and active.unheard:
+                return f"waits for word of {active.session.name}, whose worker was left by an earlier batond"
             if standby is None:
                 return f"{active.session.name} begins its first item" if active else "nothing to swap to"
             if standby.phase is Phase.LOADING:

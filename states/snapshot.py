@@ -67,6 +67,7 @@ class Worker:
     `start` is the cursor it resumed at; `done`, `cursor` and `total` count the items before it too.
     `hurried`: it got its normal priority before it was ready.
     `settled`: its session has ended already (its output is complete and durable); only the process remains.
+    `unheard`: it is from an earlier life of the daemon, and has not said anything in this one; `adopted`: it has.
     """
 
     session: Session
@@ -86,6 +87,8 @@ class Worker:
     fate: Fate = Fate.COMPLETE
     trouble: Trouble | None = None
     settled: bool = False
+    unheard: bool = False
+    adopted: bool = False
     cursor: int = 0
     done: int = 0
     start: int = 0

@@ -27,6 +27,7 @@ import baton
 from daemon.worker import children
 
 EXIT_CANNOT_START: Final = 127
+REJOIN_INTERVAL_MS: Final = 200
 UPWARD_SILENT: Final = frozenset({"hello", "advanced", "ready", "started"})  # said by the shim without `prepare`
 
 
@@ -65,6 +66,18 @@ class Wire:
         *whole, self._buffer = self._buffer.split(b"\n")
         return whole
 
+    def rejoin(self, path: str) -> bool:
+        """Connect anew, to the daemon that listens at `path` by now; False where there is none."""
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(path)
+        except OSError:
+            sock.close()
+            return False
+        self.sock.close()
+        self.sock, self.open, self._buffer = sock, True, b""
+        return True
+
     def pass_on(self, line: bytes) -> None:
         """Send a line as it stands."""
         try:
@@ -92,27 +105,20 @@ class Shim:
         self._status: int | None = None
         self._said: set[str] = set()  # by the program
         self._told: set[str] = set()  # by the daemon: go, drain, cancel
+        self._passed: set[str] = set()  # to the daemon, by either
         self._terminated = False  # the program was asked to end by SIGTERM: it understands nothing else
         self._done = self._cursor = int(assignment.get("cursor") or 0)
         self._total: int | None = None
+        self._began_at: float | None = None
+        self._ended_at: float | None = None
+        self._remaining: int | None = None
+        self._lost_at: float | None = None  # since when there is no daemon, where one is looked for
         self._log_start = 0
         self._wake_r = children.wake_on_child()
 
     def run(self) -> int:
         """Serve until the program is gone; the exit status of this process."""
-        self._daemon.say(
-            "hello",
-            protocol=baton.PROTOCOL,
-            session=self._assignment["session"],
-            generation=self._assignment["generation"],
-            pid=os.getpid(),
-            phase="loading",
-            tier=None,
-            cursor=self._cursor,
-            done=self._done,
-            total=None,
-            tensorflow=False,
-        )
+        self._hello()
         try:
             if self._spec["prepare"]:
                 self._start()
@@ -126,6 +132,27 @@ class Shim:
             return early.status
         return self._end(self._status)
 
+    def _hello(self) -> None:
+        phase = "loading"
+        for word, then in (("started", "computing"), ("quiesced", "draining"), ("committed", "committed")):
+            phase = then if word in self._passed else phase
+        self._daemon.say(
+            "hello",
+            protocol=baton.PROTOCOL,
+            session=self._assignment["session"],
+            generation=self._assignment["generation"],
+            pid=os.getpid(),
+            phase=phase,
+            tier=None if phase == "loading" else "warm",
+            cursor=self._cursor,
+            done=self._done,
+            total=self._total,
+            began_at=self._began_at,
+            ended_at=self._ended_at,
+            remaining=self._remaining,
+            tensorflow=False,
+        )
+
     def _turn(self) -> None:
         """Wait for something to happen on either side, and act on it."""
         poll = select.poll()
@@ -134,7 +161,7 @@ class Shim:
             poll.register(self._daemon.sock, select.POLLIN)
         if self._program is not None and self._program.open:
             poll.register(self._program.sock, select.POLLIN)
-        for fd, _ in poll.poll():
+        for fd, _ in poll.poll(None if self._lost_at is None else REJOIN_INTERVAL_MS):
             if fd == self._wake_r:
                 if self._woken() and self._program is None:
                     raise EarlyEndError(children.exit_status(-signal.SIGTERM))
@@ -145,8 +172,14 @@ class Shim:
                     self._orphaned()
             elif self._program is not None:
                 self._from_program(self._program)
+        if self._lost_at is not None:
+            self._look_for_daemon(self._lost_at)
 
     # The daemon's side
+
+    def _say(self, type_: str, /, **fields: Any) -> None:
+        self._passed.add(type_)
+        self._daemon.say(type_, **fields)
 
     def _ready(self) -> None:
         seconds = time.monotonic() - self._since
@@ -164,7 +197,8 @@ class Shim:
             if self._program is not None:
                 self._program.pass_on(line)
         elif kind == "go" and self._program is None:
-            self._daemon.say("started", at=time.monotonic())
+            self._began_at = time.monotonic()
+            self._say("started", at=self._began_at)
             self._start()
         elif kind == "advance":
             self._since = time.monotonic()
@@ -175,7 +209,23 @@ class Shim:
             self._terminate()
 
     def _orphaned(self) -> None:
-        """The daemon is gone. Before `go` there is nothing to keep; later, the program ends as it will.
+        """The daemon is gone. Before `go` there is nothing to keep; later, another one is looked for."""
+        if "go" in self._told and self._assignment.get("rejoin"):
+            self._lost_at = time.monotonic()
+        else:
+            self._abandoned()
+
+    def _look_for_daemon(self, lost_at: float) -> None:
+        rejoin = self._assignment["rejoin"]
+        if self._daemon.rejoin(rejoin["socket"]):
+            self._lost_at = None
+            self._hello()
+        elif time.monotonic() >= lost_at + float(rejoin["seconds"]):
+            self._lost_at = None
+            self._abandoned()
+
+    def _abandoned(self) -> None:
+        """No daemon is there any more; the program ends as it will.
 
         One that speaks learns it from its own socket, drains and commits. One that does not goes on to its
         end: the record of that is what the next daemon finds.
@@ -235,10 +285,15 @@ class Shim:
                 self._done = message.get("done", self._done)
                 self._cursor = message.get("cursor", self._cursor)
                 self._total = message.get("total", self._total)
+            if message is not None and kind == "started":
+                self._began_at = message.get("at")
+            if message is not None and kind == "quiesced":
+                self._ended_at, self._remaining = message.get("at"), message.get("remaining")
             if self._spec["prepare"] and message is not None and kind == "ready":
                 # the program's clock began with its first line of batond; what it imported before is preparation too
                 self._daemon.say("ready", **{**message, "seconds": time.monotonic() - self._since})
             elif self._spec["prepare"] or kind not in UPWARD_SILENT:
+                self._passed.add(kind)
                 self._daemon.pass_on(line)
 
     def _woken(self) -> bool:
@@ -307,9 +362,10 @@ class Shim:
         if "quiesced" not in self._said:
             self._daemon.say("progress", done=self._done, total=self._total, cursor=self._cursor, rss_bytes=0)
             remaining = 0 if self._total is None else max(self._total - self._done, 0)
-            self._daemon.say("quiesced", at=time.monotonic(), done=self._done, remaining=remaining)
+            self._ended_at, self._remaining = time.monotonic(), remaining
+            self._say("quiesced", at=self._ended_at, done=self._done, remaining=remaining)
         if "committed" not in self._said:
-            self._daemon.say("committed", cursor=self._cursor, peak_bytes=children.peak_bytes_of_children())
+            self._say("committed", cursor=self._cursor, peak_bytes=children.peak_bytes_of_children())
 
     def _keep(self, status: int) -> None:
         """Leave the exit record: whole or not at all, for a daemon that was not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sqlite3
 import subprocess
@@ -206,3 +207,15 @@ def alive(pid: int) -> bool:
         return b" Z " not in Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
+
+
+def wait_gone(pid: int) -> None:
+    """Wait until a process that is not our child is gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([pidfd], [], [], TIMEOUT_S)[0], f"process {pid} is still there"
+    finally:
+        os.close(pidfd)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from batond import Batond, alive, stand_in
+from batond import Batond, alive, stand_in, wait_gone
 
 
 def counts_hold(batond: Batond) -> None:
@@ -252,16 +252,36 @@ def test_a_second_signal_ends_everything_at_once(batond: Batond) -> None:
     assert [pid for pid in workers if alive(pid)] == []
 
 
-def test_a_killed_daemon_leaves_sessions_that_commit_and_the_next_goes_on(batond: Batond) -> None:
-    """Its workers drain by themselves; the next daemon waits for them, and no row is lost or doubled."""
-    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=300) + stand_in("b", batond.folder, items=5))
+def test_the_running_session_does_not_notice_that_its_daemon_was_killed(batond: Batond) -> None:
+    """Its worker goes on, is adopted by the next daemon, and ends there; the standby is prepared again."""
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=400) + stand_in("b", batond.folder, items=5))
     batond.event("session.started", session="a")
     batond.event("standby.ready", session="b")
+    (pid,) = batond.recorded("a")
     batond.kill()
     batond.start()
+    batond.event("session.adopted", session="a")
+    assert batond.recorded("a") == [pid]
     batond.ended("a", "b")
-    assert batond.rows("a") == list(range(300))
+    assert batond.rows("a") == list(range(400))
     assert batond.rows("b") == list(range(5))
+    assert len(batond.told("session.started", session="a")) == 1
+    assert batond.told("session.retried") == []
+    handover = batond.event("handover.completed", from_session="a")
+    assert (handover["tier"], handover["items_done"]) == ("warm", 400)
+
+
+def test_a_session_that_ends_while_no_daemon_is_there_is_done_once(batond: Batond) -> None:
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=100))
+    batond.event("session.started", session="a")
+    (pid,) = batond.recorded("a")
+    batond.kill()
+    wait_gone(pid)
+    assert batond.rows("a") == list(range(100))
+    batond.start()
+    batond.ended("a")
+    assert batond.rows("a") == list(range(100))
+    assert len(batond.told("session.finished", session="a")) == 1
 
 
 def test_shutdown_over_the_socket_ends_the_daemon(batond: Batond) -> None:

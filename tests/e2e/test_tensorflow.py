@@ -96,6 +96,21 @@ def test_a_killed_worker_resumes_and_every_row_is_right(tensorflow: Batond, mode
     np.testing.assert_allclose(output(batond, "killed", "y"), np.load(models / "many.y.npy"), rtol=1e-5, atol=1e-6)
 
 
+def test_a_killed_daemon_does_not_interrupt_the_running_session(tensorflow: Batond, models: Path) -> None:
+    """The next daemon adopts its worker: the same process computes every row, and all of them are right."""
+    batond = tensorflow
+    batond.submit(session(batond, "adopted", models / "affine", models / "many.npy", batch_size=2))
+    batond.event("session.started", session="adopted")
+    (pid,) = batond.recorded("adopted")
+    batond.kill()
+    batond.start()
+    batond.event("session.adopted", session="adopted")
+    assert batond.recorded("adopted") in ([pid], [])
+    batond.ended("adopted")
+    assert len(batond.told("session.started", session="adopted")) == 1
+    np.testing.assert_allclose(output(batond, "adopted", "y"), np.load(models / "many.y.npy"), rtol=1e-5, atol=1e-6)
+
+
 def test_what_is_wrong_is_said_at_submit(tensorflow: Batond, models: Path) -> None:
     """One clear line each, which names the session and the key; nothing is queued."""
     batond = tensorflow

@@ -229,19 +229,21 @@ def test_a_decision_is_recorded_whole_or_not_at_all(life: Life) -> None:
 
 
 def test_workers_are_known_until_they_are_seen_to_end(life: Life, tmp_path: Path) -> None:
-    life.store.worker_started(3, "a", 4711, 1234.5)
-    life.store.worker_started(4, "b", 4712, 1234.75)
+    life.store.worker_started(3, "a", "cpu", 4711, 1234)
+    life.store.worker_started(4, "b", "cpu", 4712, 1235)
     life.store.worker_gone(3)
     life.store.worker_gone(99)
     life.store.close()
     life.store = Store.open(tmp_path / "state")
-    assert life.store.workers() == (WorkerRecord(generation=4, session="b", pid=4712, started=1234.75),)
+    assert life.store.workers() == (WorkerRecord(
+        generation=4, session="b", pid=4712, started=1235, lane="cpu", promoted=False
+    ),)
 
 
 def test_another_boot_of_the_host_forgets_pids_and_monotonic_times(life: Life, tmp_path: Path) -> None:
     life.submit("a")
     life.feed(Exited(0.0, life.run_to(30), -9))
-    life.store.worker_started(3, "a", 4711, 1234.5)
+    life.store.worker_started(3, "a", "cpu", 4711, 1234)
     life.store.close()
     with closing(sqlite3.connect(tmp_path / "state" / "batond.db")) as database, database:
         database.execute("UPDATE meta SET value = '\"another boot\"' WHERE key = 'boot'")
