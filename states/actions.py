@@ -273,7 +273,6 @@ def begin(draft: Draft) -> None:
     if relay is None or active is None or active.began_at is None:
         return
     ready_at = active.ready_at if active.ready_at is not None else active.began_at
-    abandoned = relay.outcome is Fate.CANCEL
     draft.note(
         HandoverCompleted(
             lane=lane.name,
@@ -290,8 +289,8 @@ def begin(draft: Draft) -> None:
             swapping_s=active.began_at - max(relay.ended_at, min(ready_at, active.began_at)),
             items_in=relay.items_in,
             items_done=relay.items_done,
-            items_returned=0 if abandoned else relay.items_left,
-            items_abandoned=relay.items_left if abandoned else 0,
+            items_returned=0 if relay.abandoned else relay.items_left,
+            items_abandoned=relay.items_left if relay.abandoned else 0,
         )
     )
 

@@ -285,6 +285,10 @@ def _exited(draft: Draft, lane: Lane, worker: Worker, event: Exited) -> Trigger:
         draft.change(leaving=tuple(each for each in lane.leaving if each is not worker))
         trigger = Trigger.TICK
     fate.settle(draft, worker, event.status, event.reason)
+    relay = draft.lane.relay
+    if relay is not None and relay.generation == worker.generation and not worker.settled:
+        back = any(session.name == worker.session.name for session in draft.queue)
+        draft.change(relay=replace(relay, abandoned=not back))  # only now is it known how the session ended
     return trigger
 
 
@@ -299,7 +303,7 @@ def remember(draft: Draft, worker: Worker, ended_at: float, total: int, done: in
             near_at=draft.lane.near_at,
             drain_at=draft.lane.drain_at,
             ended_at=ended_at,
-            outcome=worker.fate,
+            abandoned=worker.fate is Fate.CANCEL,
             tier=standby.tier if standby is not None and ready else None,
             items_in=total - worker.start,
             items_done=done - worker.start,

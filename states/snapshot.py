@@ -131,14 +131,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """What the lane remembers of the session it hands over from, until the next one begins."""
+    """What the lane remembers of the session it hands over from, until the next one begins.
+
+    `abandoned`: the session ends without the items that are left; else they are handed back with it.
+    """
 
     session: str
     generation: int
     near_at: float | None
     drain_at: float | None
     ended_at: float
-    outcome: Fate
+    abandoned: bool
     tier: Tier | None
     items_in: int
     items_done: int

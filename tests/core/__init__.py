@@ -1,0 +1,1 @@
+"""Tests of the core (`states`): no clock, no process, no sleep."""
