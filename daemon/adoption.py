@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -15,29 +17,107 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from daemon import messages
 from daemon.channel import Channel, ProtocolError
 from daemon.processes import Process, started
 from daemon.records import WorkerRecord
 from daemon.workers import Alive, Crew, Ears
+from states.events import Committed, Event, Exited, Failed, Hello, Promoted, Quiesced
 
 PATIENCE_S: Final = 60.0  # how long a worker looks for a daemon; the daemon waits a little longer
 ARRIVALS_LIMIT: Final = 64
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7)
 
 
+class _ExitRecord(msgspec.Struct):
+    """What the parent of a `run` program wrote when that ended (daemon/worker/shim.py)."""
+
+    session: str
+    generation: int
+    status: int
+    asked_to_end: bool
+    done: int
+    cursor: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class LeftBehind:
+    """A recorded worker that is still there (`process`), or whose program's end was recorded (`exited`)."""
+
+    record: WorkerRecord
+    process: Process | None
+    exited: _ExitRecord | None = None
+
+    @property
+    def story(self) -> str:
+        """What is done about it, in words."""
+        if self.process is None:
+            return "its program ended while no batond watched it; its exit record is taken"
+        return "waited for: it goes on, and comes back" if self.record.promoted else "waited for: it ends by itself"
+
+    def kill(self) -> None:
+        """End it and its whole group."""
+        if self.process is not None:
+            self.process.signal_group(signal.SIGKILL)
+
+    def facts(self, now: float) -> list[Event]:
+        """What nobody heard of a program that has ended."""
+        assert self.exited is not None
+        number, end = self.record.generation, self.exited
+        facts: list[Event] = [Hello(now, number, end.cursor, end.done, end.total), Promoted(now, number, now)]
+        if end.status == 0 or end.asked_to_end:
+            left = 0 if end.total is None else end.total - end.done
+            facts += [Quiesced(now, number, now, end.done, left), Committed(now, number, end.cursor)]
+        elif end.status > 0:
+            facts.append(Failed(now, number, "program", f"the program exited with status {end.status}"))
+        return [*facts, Exited(now, number, end.status)]
+
+
+def left_behind(records: Iterable[WorkerRecord], exits: Path) -> list[LeftBehind]:
+    """The recorded workers of which something is left; the exit records of all others go."""
+    living = {record.generation: (record, process) for record, process in found_alive(records)}
+    found = [LeftBehind(record, process) for record, process in living.values()]
+    for record in records:
+        if record.generation not in living and record.promoted:
+            exited = exit_of(record, exits)
+            found += [] if exited is None else [exited]
+    for path in exits.glob("*.json"):
+        if path.stem not in {str(generation) for generation in living}:
+            path.unlink(missing_ok=True)
+    return sorted(found, key=lambda each: each.record.generation)
+
+
+def exit_of(record: WorkerRecord, exits: Path) -> LeftBehind | None:
+    """What is left of a worker whose process is gone: the exit record of its program, if it had one."""
+    try:
+        exited = msgspec.json.decode((exits / f"{record.generation}.json").read_bytes(), type=_ExitRecord)
+    except (OSError, msgspec.DecodeError):  # it ended before it could be written: what it left is tried again
+        return None
+    same = (exited.session, exited.generation) == (record.session, record.generation)
+    return LeftBehind(record, None, exited) if same else None
+
+
 def found_alive(records: Iterable[WorkerRecord]) -> list[tuple[WorkerRecord, Process]]:
-    """The recorded workers whose process is still that very one."""
+    """The recorded workers whose process is still that very one. Of one that is not, its group is ended."""
     living: list[tuple[WorkerRecord, Process]] = []
     for record in records:
-        with suppress(ProcessLookupError):
+        try:
             pidfd = os.pidfd_open(record.pid)
-            if started(record.pid) == record.started:
-                process = Process(record.pid, pidfd)
-                process.orphaned()  # not our child: how it ends nobody will tell
-                living.append((record, process))
-            else:
-                os.close(pidfd)
+        except ProcessLookupError:
+            # While a group has members, the kernel gives its number to no new process: whatever is in it is its own.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(record.pid, signal.SIGKILL)
+            continue
+        ended = bool(select.select([pidfd], [], [], 0)[0])  # a zombie: nobody has waited for it yet
+        if started(record.pid) == record.started and not ended:
+            process = Process(record.pid, pidfd)
+            process.orphaned()  # not our child: how it ends nobody will tell
+            living.append((record, process))
+        else:
+            os.close(pidfd)
     return living
 
 

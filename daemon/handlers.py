@@ -24,6 +24,7 @@ from daemon.store import SessionRecord, Store
 from daemon.wire import Code, Refusal
 from states.events import Cancel, DrainLane, Kill, Move, Pause, Queued, Resume, Stop, Swap
 from states.snapshot import Lane, World
+from states.work import Session
 
 PAGE = 200  # decisions read at once for the `events` stream
 ENDED = ("done", "failed", "cancelled")
@@ -237,7 +238,7 @@ class Handlers:
             )
             for index, spec in enumerate(specs)
         ]
-        await self._queue([Queued(time.monotonic(), session) for session in sessions], specs)
+        await self._queue(sessions, specs)
         return results.SubmitResult(
             sessions=tuple(results.Place(name=name, place=self._place(name)) for name in (s.name for s in specs))
         )
@@ -270,24 +271,19 @@ class Handlers:
             raise _refused(source, tuple(wrong))
         return {spec.name: answer for spec, answer in zip(ripe, answers, strict=True)}
 
-    async def _queue(self, queued: Sequence[Queued], specs: Sequence[SessionSpec]) -> None:
-        """Queue them all; where the core refuses one, take back those before it."""
-        accepted: list[str] = []
-        for event, spec in zip(queued, specs, strict=True):
-            earlier = self._specs.get(spec.name)
+    async def _queue(self, sessions: Sequence[Session], specs: Sequence[SessionSpec]) -> None:
+        """Queue them all, as one decision: recorded whole, or refused whole."""
+        for spec in specs:
             self._specs[spec.name] = spec
             self._submitted.pop(spec.name, None)
-            decision = await self._loop.ask(event)
-            if decision.refused is None:
-                accepted.append(spec.name)
-                continue
-            if earlier is None:
-                del self._specs[spec.name]
-            else:
-                self._specs[spec.name] = earlier
-            kept = [name for name in accepted if (await self._loop.ask(Cancel(time.monotonic(), name))).refused]
-            left = f"; {', '.join(kept)} stay queued" if kept else ""
-            raise Refusal(Code.REFUSED, decision.refused + left)
+        first, *more = sessions
+        decision = await self._loop.ask(Queued(time.monotonic(), first, tuple(more)))
+        if decision.refused is not None:
+            live = views.live_names(self._world)
+            for spec in specs:
+                if spec.name not in live:
+                    del self._specs[spec.name]
+            raise Refusal(Code.REFUSED, decision.refused)
 
     def _place(self, name: str) -> int:
         return views.place(self._world, name) or 0
@@ -307,7 +303,7 @@ class Handlers:
         session = admission.to_session(
             record.spec, {"total": record.total, **found}, order, waiting, cursor=record.cursor, begun=record.core.begun
         )
-        await self._queue([Queued(time.monotonic(), session)], [record.spec])
+        await self._queue([session], [record.spec])
         return results.RetryResult(name=record.name, place=self._place(record.name), cursor=session.cursor)
 
     # Acting

@@ -14,7 +14,21 @@ from typing import Protocol
 
 from states.decision import Decision
 from states.effects import Effect
-from states.events import Cancel, DrainLane, Event, Memory, Move, Pause, Progress, Queued, Resume, Swap, Tick
+from states.events import (
+    Cancel,
+    DrainLane,
+    Event,
+    Kill,
+    Memory,
+    Move,
+    Pause,
+    Progress,
+    Queued,
+    Resume,
+    Stop,
+    Swap,
+    Tick,
+)
 from states.lifecycle import step
 from states.policy import next_deadline
 from states.snapshot import World
@@ -44,7 +58,7 @@ class Loop:
         world: World,
         *,
         record: Record,
-        tell: Callable[[Decision, int], None],
+        tell: Callable[[Decision, int | None], None],
         perform: Callable[[Effect], None],
         blocked: Callable[[str], None],
         unblocked: Callable[[int, float], None],
@@ -61,6 +75,7 @@ class Loop:
         self._busy = False
         self._blocked: str | None = None
         self._blocked_at = 0.0
+        self._told_blocked = False
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._watchers: list[asyncio.Future[None]] = []
@@ -100,6 +115,12 @@ class Loop:
 
     def _take(self, event: Event, answer: asyncio.Future[Decision] | None) -> None:
         if self._blocked is not None:
+            if isinstance(event, Stop | Kill):  # it is not to wait for room on a disk
+                self._blocked = None
+                self._inbox.appendleft((event, answer))
+                if not self._busy:
+                    self._drain()
+                return
             if isinstance(event, _COMMANDS) and answer is not None:
                 answer.set_result(Decision(self.world, self.world, event, refused=self._blocked))
                 return
@@ -143,26 +164,35 @@ class Loop:
         try:
             seq = self._record(decision)
         except RecordFailed as failure:
+            if decision.after.stopping:
+                # Nothing new is begun any more, and what is done the outputs prove: the end is not held up.
+                self._tell_blocked_once(str(failure))
+                self._tell(decision, None)
+                return True
             why = f"cannot record the decision: {failure}; nothing new is started until it can be"
-            if self._blocked is None:
-                self._blocked_at = time.monotonic()
-                self._tell_blocked(str(failure))
+            self._tell_blocked_once(str(failure))
             self._blocked = why
             if isinstance(decision.event, _COMMANDS) and answer is not None:
                 self._inbox.popleft()
                 answer.set_result(Decision(self.world, self.world, decision.event, refused=why))
             self._retry = asyncio.get_running_loop().call_later(RETRY_RECORD_S, self._try_again)
             return False
-        if self._blocked is not None:
-            self._blocked = None
+        if self._told_blocked:
+            self._told_blocked = False
             self._tell_unblocked(len(self._inbox), time.monotonic() - self._blocked_at)
         self._tell(decision, seq)
         return True
 
+    def _tell_blocked_once(self, why: str) -> None:
+        if self._blocked is None and not self._told_blocked:
+            self._told_blocked = True
+            self._blocked_at = time.monotonic()
+            self._tell_blocked(why)
+
     def _try_again(self) -> None:
+        """Take up what waits; where nothing of it needs a record, the next that does will tell whether it can be."""
         if not self._busy:
-            if not self._inbox:
-                self._blocked = None
+            self._blocked = None
             self._drain()
 
     def _adopt(self, decision: Decision, answer: asyncio.Future[Decision] | None) -> None:

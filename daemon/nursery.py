@@ -43,13 +43,14 @@ class Nursery:
         self,
         directory: Path,
         *,
+        exits: Path | None = None,
         say: Callable[[str], None],
         use_fork_server: bool = True,
         preload: tuple[str, ...] = PRELOAD,
     ) -> None:
         """directory: private and writable, for the library, exit records, the server's log.
 
-        say: told once of what is degraded.
+        exits: the folder of the exit records, one daemon's own. say: told once of what is degraded.
         """
         self._directory = directory
         self._say = say
@@ -59,7 +60,7 @@ class Nursery:
         self._deaths = 0
         self._warming = asyncio.Lock()
         self._library = _install_library(directory / "lib")
-        self.exit_records = directory / "exits"
+        self.exit_records = exits or directory / "exits"
         self.exit_records.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property

@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from daemon import views
-from daemon.adoption import PATIENCE_S, Reception, found_alive
+from daemon import adoption, views
+from daemon.adoption import PATIENCE_S, Reception
 from daemon.config import Config
 from daemon.control import ControlServer
 from daemon.devices import Devices
@@ -27,7 +27,7 @@ from daemon.loop import Loop, RecordFailed
 from daemon.messages import Rejoin
 from daemon.nursery import Nursery
 from daemon.perform import Performer
-from daemon.records import Loaded
+from daemon.records import Loaded, WorkerRecord
 from daemon.sessionfile import SessionSpec
 from daemon.store import RecordError, Store
 from daemon.stories import (
@@ -51,6 +51,7 @@ from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished
 from states.restore import Remnant, restore
 from states.snapshot import Lane, State, World
 
+WORKER_SOCKET: Final = "workers.sock"
 REJOIN_MARGIN_S: Final = 10.0  # a worker that gave up has this long to drain
 KILL_WAIT_S: Final = 10.0  # after a second signal, for the killed to be gone
 PRUNE_INTERVAL_S: Final = 3600.0
@@ -71,6 +72,8 @@ class Service:
         self._started_at = time.monotonic()
         self._stop_asked_at = self._started_at
         self._stop_reason = "shutdown"
+        self._missed: list[Event] = []
+        self._awaited: dict[int, WorkerRecord] = {}  # found alive, and not seen to end
         self._signals = 0
         self._forced = asyncio.Event()
 
@@ -80,7 +83,10 @@ class Service:
         async with AsyncExitStack() as ending:
             ending.callback(self._devices.close)
             nursery = Nursery(
-                self._config.cache_dir, say=self._fell_back, use_fork_server=self._config.launcher != "exec"
+                self._config.cache_dir,
+                exits=self._exits,
+                say=self._fell_back,
+                use_fork_server=self._config.launcher != "exec",
             )
             ending.callback(nursery.close)
             self._crew = Crew(nursery, self._post, self._config.log_dir, born=self._born, rejoin=self._rejoin)
@@ -88,16 +94,18 @@ class Service:
             self._feed = Feed(found.seq)
             self._loop = self._make_loop(found)
             ending.callback(self._loop.close)
+            await ending.enter_async_context(self._control(nursery))
             reception = Reception(self._worker_socket, self._crew, self._turned_away)
             ending.callback(reception.close)
             reception.open()
-            await ending.enter_async_context(self._control(nursery))
             self._take_signals()
             self._tell_started()
             chores = [
                 asyncio.create_task(chore) for chore in (self._read_memory(), nursery.warm(), self._tidy_record())
             ]
             ending.push_async_callback(_end, chores)
+            for fact in self._missed:
+                self._post(fact)
             self._loop.start()
             await self._until_stopped(chores)
         self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, len(self._loop.world.queue)))
@@ -135,29 +143,35 @@ class Service:
 
     @property
     def _worker_socket(self) -> Path:
-        return self._config.control.socket.with_suffix(".workers")
+        return self._config.state_dir / WORKER_SOCKET
 
     @property
     def _rejoin(self) -> Rejoin:
         return Rejoin(socket=str(self._worker_socket), seconds=PATIENCE_S)
 
+    @property
+    def _exits(self) -> Path:
+        return self._config.state_dir / "exits"
+
     def _remnants(self, found: Loaded, lanes: Mapping[str, Lane]) -> list[Remnant]:
-        """The workers that an earlier daemon left alive; each is watched from here on."""
+        """The workers that an earlier daemon left, alive or with an exit record; each is heard of from here on."""
         sessions = {session.name: session for session in found.queue}
         remnants: list[Remnant] = []
-        living = found_alive(self._store.workers())
-        for record, process in living:
-            action = "waited for: it goes on, and comes back" if record.promoted else "waited for: it ends by itself"
-            self._tell(WorkerFound(record.session, record.generation, record.pid, action))
-            session = sessions.get(record.session)
+        for left in adoption.left_behind(self._store.workers(), self._exits):
+            record, session = left.record, sessions.get(left.record.session)
+            self._tell(WorkerFound(record.session, record.generation, record.pid, left.story))
             if session is None or record.lane not in lanes:
-                process.signal_group(signal.SIGKILL)  # its session has ended, or its device is gone
+                left.kill()  # its session has ended, or its device is gone
+                self._store.worker_gone(record.generation)
                 continue
-            self._crew.expect(
-                Alive(record.session, record.generation, record.lane, record.pid, record.started), process
-            )
             remnants.append(Remnant(record.lane, session, record.generation, record.promoted))
-        kept = {record.generation for record, _ in living}
+            if left.process is not None:
+                who = Alive(record.session, record.generation, record.lane, record.pid, record.started)
+                self._crew.expect(who, left.process)
+                self._awaited[record.generation] = record
+            else:
+                self._missed += left.facts(time.monotonic())
+        kept = {remnant.generation for remnant in remnants}
         for record in self._store.workers():
             if record.generation not in kept:
                 self._store.worker_gone(record.generation)
@@ -192,7 +206,7 @@ class Service:
         if hasattr(self, "_feed"):
             self._feed.tell(story, seq, moment)
 
-    def _tell_decision(self, decision: Decision, seq: int) -> None:
+    def _tell_decision(self, decision: Decision, seq: int | None) -> None:
         moment = datetime.now(UTC)
         if decision.after.stopping and not decision.before.stopping:
             self._stop_asked_at = time.monotonic()
@@ -204,10 +218,9 @@ class Service:
                 self._specs.pop(note.session, None)
 
     def _record(self, decision: Decision) -> int:
-        specs = {}
+        specs: dict[str, SessionSpec] = {}
         if isinstance(decision.event, Queued) and decision.refused is None:
-            name = decision.event.session.name
-            specs[name] = self._specs[name]
+            specs = {session.name: self._specs[session.name] for session in decision.event.sessions}
         try:
             return self._store.record(decision, datetime.now(UTC), specs)
         except RecordError as error:
@@ -216,6 +229,10 @@ class Service:
     def _post(self, event: Event) -> None:
         if isinstance(event, Exited):
             self._note_worker(lambda: self._store.worker_gone(event.generation))
+            record = self._awaited.pop(event.generation, None)
+            exited = None if record is None else adoption.exit_of(record, self._exits)
+            for fact in () if exited is None else exited.facts(event.at):
+                self._loop.post(fact)
         self._loop.post(event)
 
     def _born(self, worker: Alive) -> None:
@@ -293,7 +310,7 @@ class Service:
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: its terminal was closed
             loop.add_signal_handler(number, self._signalled, number)
 
     def _signalled(self, number: signal.Signals) -> None:

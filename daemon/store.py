@@ -72,6 +72,7 @@ class Store:
         self._lock_fd = lock_fd
         self._db = connection
         self._generation = -1
+        self._inode = (folder / DATABASE).stat().st_ino
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -101,6 +102,7 @@ class Store:
 
         `specs`: what was submitted, by name, for every session that the decision queues for the first time.
         """
+        self._check_there()
         ts = to_text(at)
         notes = [fields(note) for note in decision.notes]
         names = {note[key] for note in notes for key in ("session", "from_session") if note.get(key) is not None}
@@ -124,6 +126,15 @@ class Store:
                 set_meta(self._db, "generation", decision.after.generation)
         self._generation = decision.after.generation
         return seq
+
+    def _check_there(self) -> None:
+        """A database that was deleted would take every record, and keep none."""
+        try:
+            there = (self.folder / DATABASE).stat().st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            raise RecordError(f"{self.folder / DATABASE} was removed or replaced under the daemon; restart it")
 
     def load(self) -> Loaded:
         """What an earlier life left. Sessions that a worker had come back as queued, at their recorded cursor."""

@@ -61,26 +61,6 @@ class DaemonBroke:
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonReloaded:
-    """The configuration was read again. `changed`: the keys that are different now."""
-
-    event: ClassVar[str] = "daemon.reloaded"
-    level: ClassVar[str] = "info"
-    config: str | None
-    changed: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadRefused:
-    """The configuration could not be read again; the one before stays."""
-
-    event: ClassVar[str] = "reload.refused"
-    level: ClassVar[str] = "error"
-    config: str | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class ClientRefused:
     """Someone at the control socket may not do what was asked, or spoke out of turn."""
 
@@ -175,28 +155,6 @@ class WorkerTurnedAway:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerMisspoke:
-    """A worker broke the protocol; it is ended."""
-
-    event: ClassVar[str] = "worker.misspoke"
-    level: ClassVar[str] = "error"
-    lane: str | None
-    session: str
-    generation: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryUnread:
-    """A lane's memory cannot be read; nothing is started there until it can."""
-
-    event: ClassVar[str] = "memory.unread"
-    level: ClassVar[str] = "warning"
-    lane: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class LogDropped:
     """Whoever reads the log was too slow, or its disk was full: `lines` lines before this one are lost."""
 
@@ -221,8 +179,6 @@ Story: TypeAlias = (
     | DaemonStopping
     | DaemonStopped
     | DaemonBroke
-    | DaemonReloaded
-    | ReloadRefused
     | ClientRefused
     | StoreSetAside
     | StorePruned
@@ -232,8 +188,6 @@ Story: TypeAlias = (
     | LauncherFellBack
     | WorkerFound
     | WorkerTurnedAway
-    | WorkerMisspoke
-    | MemoryUnread
     | LogDropped
     | LibrarySpoke
 )

@@ -20,12 +20,8 @@ from states.triggers import Trigger
 def refusal(world: World, event: Queued | Cancel | Swap | Pause | Resume | DrainLane | Move) -> str | None:
     """Why this cannot be done now; None when it can."""
     match event:
-        case Queued(session=session):
-            if world.stopping:
-                return f"cannot queue {session.name}: batond is stopping"
-            if _place(world, session.name) is not None:
-                return f"cannot queue {session.name}: a session of that name is {_place(world, session.name)}"
-            return None
+        case Queued():
+            return _queue_refusal(world, event)
         case Cancel(name=name):
             return _cancel_refusal(world, name)
         case Move():
@@ -37,12 +33,25 @@ def refusal(world: World, event: Queued | Cancel | Swap | Pause | Resume | Drain
             return _no_lane(world, name) if name not in world.lanes else None
 
 
+def _queue_refusal(world: World, event: Queued) -> str | None:
+    if world.stopping:
+        return f"cannot queue {event.session.name}: batond is stopping"
+    queued = {session.name for session in world.queue}
+    names: set[str] = set()
+    for session in event.sessions:
+        place = "queued" if session.name in queued else _place(world, session.name, in_queue=False)
+        if place is not None or session.name in names:
+            return f"cannot queue {session.name}: a session of that name is {place or 'submitted with it'}"
+        names.add(session.name)
+    return None
+
+
 def _no_lane(world: World, name: str) -> str:
     return f"there is no lane {name} (there is: {', '.join(world.lanes)})"
 
 
-def _place(world: World, name: str) -> str | None:
-    if any(session.name == name for session in world.queue):
+def _place(world: World, name: str, *, in_queue: bool = True) -> str | None:
+    if in_queue and any(session.name == name for session in world.queue):
         return "queued"
     for lane in world.lanes.values():
         if any(worker.session.name == name and not worker.settled for worker in lane.workers()):
@@ -75,10 +84,11 @@ def _move_refusal(world: World, event: Move) -> str | None:
 
 
 def file_queued(draft: Draft, event: Queued) -> Iterator[tuple[str, Trigger]]:
-    """Take a submitted session into the queue; every lane may look at it."""
-    session = replace(event.session, queued_at=draft.at)
-    draft.enqueue(session)
-    draft.note(SessionQueued(session, "submitted"))
+    """Take what was submitted into the queue; every lane may look at it."""
+    sessions = tuple(replace(session, queued_at=draft.at) for session in event.sessions)
+    draft.enqueue(*sessions)
+    for session in sessions:
+        draft.note(SessionQueued(session, "submitted"))
     for name in draft.lanes:
         yield name, Trigger.QUEUED
 

@@ -74,9 +74,9 @@ class Draft:
         """Ask the shell for something."""
         self.effects.append(effect)
 
-    def enqueue(self, session: Session) -> None:
-        """Put a session into the queue, at its rank."""
-        self.queue = tuple(sorted((*self.queue, session), key=lambda each: each.rank))
+    def enqueue(self, *sessions: Session) -> None:
+        """Put sessions into the queue, each at its rank."""
+        self.queue = tuple(sorted((*self.queue, *sessions), key=lambda each: each.rank))
 
     def dequeue(self, name: str) -> Session:
         """Take a session out of the queue."""

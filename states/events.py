@@ -14,10 +14,16 @@ from states.work import Session, Tier
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A session was submitted (or is back from an earlier life of the daemon)."""
+    """A session was submitted, and `more` together with it: all of them are queued, or none."""
 
     at: float
     session: Session
+    more: tuple[Session, ...] = ()
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """All of them, in their order."""
+        return (self.session, *self.more)
 
 
 @dataclass(frozen=True, slots=True)

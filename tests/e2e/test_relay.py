@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from batond import Batond, alive, stand_in, wait_gone
+from batond import ROOT, Batond, alive, stand_in, wait_gone
 
 
 def counts_hold(batond: Batond) -> None:
@@ -282,6 +283,60 @@ def test_a_session_that_ends_while_no_daemon_is_there_is_done_once(batond: Baton
     batond.ended("a")
     assert batond.rows("a") == list(range(100))
     assert len(batond.told("session.finished", session="a")) == 1
+
+
+def test_a_program_that_ended_while_no_daemon_was_there_is_not_run_again(batond: Batond) -> None:
+    """Its parent kept its exit record; the next daemon takes that."""
+    marks = batond.folder / "marks"
+    script = f"echo begun >> {marks}; sleep 2; echo ended >> {marks}"
+    batond.submit(f'[[session]]\nname = "once"\nrun = ["sh", "-c", "{script}"]\n')
+    batond.event("session.started", session="once")
+    (pid,) = batond.recorded("once")
+    batond.kill()
+    wait_gone(pid)
+    batond.start()
+    batond.ended("once")
+    assert marks.read_text().split() == ["begun", "ended"]
+    assert batond.told("session.finished", session="once")
+
+
+def test_a_closed_terminal_drains_as_sigterm_does(batond: Batond) -> None:
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=300))
+    batond.event("session.started", session="a")
+    batond.process.send_signal(signal.SIGHUP)
+    assert batond.process.wait(60) == 0
+    assert batond.event("daemon.stopping", reason="SIGHUP")
+
+
+def test_a_submission_is_queued_whole_or_not_at_all(batond: Batond) -> None:
+    """Also when the daemon is killed in the midst of it."""
+    batond.ctl("pause")
+    text = "".join(f'[[session]]\nname = "s{i}"\nrun = ["true"]\n' for i in range(500))
+    path = batond.folder / "many.toml"
+    path.write_text(text)
+    command = [sys.executable, "-m", "daemon.cli", "--socket", str(batond.socket), "submit", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+        batond.event("session.queued", session="s0")
+        batond.kill()
+        client.wait(60)
+    batond.start()
+    assert len(batond.ctl("status")["queue"]) == 500
+
+
+def test_the_default_socket_is_made_with_its_folder(tmp_path: Path) -> None:
+    """A plain `batond` right after a login, when nothing of it is there yet; the second `batond` is refused."""
+    home = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path / "run"), "XDG_STATE_HOME": str(tmp_path / "state")}
+    home |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    home.pop("BATON_SOCKET", None)
+    command = [sys.executable, "-m", "daemon", "--launcher", "exec", "--log-format", "json"]
+    with subprocess.Popen(command, cwd=ROOT, env=home, stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        assert json.loads(daemon.stdout.readline())["event"] == "daemon.started"
+        ask = [sys.executable, "-m", "daemon.cli", "version"]
+        assert subprocess.run(ask, cwd=ROOT, env=home, capture_output=True, timeout=60, check=False).returncode == 0
+        daemon.terminate()
+        daemon.stdout.read()
+    assert daemon.returncode == 0
 
 
 def test_shutdown_over_the_socket_ends_the_daemon(batond: Batond) -> None:

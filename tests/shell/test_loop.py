@@ -12,7 +12,21 @@ import pytest
 from daemon.loop import Loop, RecordFailed
 from states.decision import Decision
 from states.effects import Effect, Promote, StartStandby
-from states.events import Cancel, Event, Memory, Progress, Promoted, Queued, Ready, Tick
+from states.events import (
+    Cancel,
+    Committed,
+    Event,
+    Exited,
+    LastBatch,
+    Memory,
+    Progress,
+    Promoted,
+    Queued,
+    Quiesced,
+    Ready,
+    Stop,
+    Tick,
+)
 from states.snapshot import Lane, State, World
 from states.work import Session, Tier
 
@@ -34,7 +48,7 @@ class Diary:
         self.told.append(f"record {type(decision.event).__name__}")
         return len(self.told)
 
-    def tell(self, decision: Decision, seq: int) -> None:
+    def tell(self, decision: Decision, seq: int | None) -> None:
         self.told.append(f"tell {type(decision.event).__name__}")
 
     def perform(self, effect: Effect) -> None:
@@ -146,6 +160,45 @@ def test_what_cannot_be_recorded_is_not_acted_on_and_not_lost() -> None:
         await loop.until(lambda world: world.lanes["cpu"].active is not None)
         assert "perform Promote" in diary.told
         assert diary.told.count("unblocked") == 1
+
+    run(body)
+
+
+def test_a_refused_command_leaves_nothing_blocked_once_there_is_room_again() -> None:
+    """What could not be recorded was a command, refused at once; the next one is taken, though no fact came between."""
+
+    async def body(loop: Loop, diary: Diary) -> None:
+        diary.full = True
+        assert (await loop.ask(Queued(now(), Session("a", 1)))).refused is not None
+        diary.full = False
+        await asyncio.wait_for(_until_taken(loop), 20)
+        assert loop.world.lanes["cpu"].standby is not None
+        assert diary.told.count("unblocked") == 1
+
+    run(body)
+
+
+async def _until_taken(loop: Loop) -> None:
+    while (await loop.ask(Queued(now(), Session("b", 2)))).refused is not None:
+        loop.post(Memory(now(), "cpu", 8 * GIB, 8 * GIB))
+        await asyncio.sleep(0.05)
+
+
+def test_a_stop_does_not_wait_for_room_on_a_disk() -> None:
+    """Nothing new is begun by it; the outputs hold what was done."""
+
+    async def body(loop: Loop, diary: Diary) -> None:
+        for event in (Queued(now(), Session("a", 1)), Ready(now(), 1, Tier.WARM, 1.0, 10), Promoted(now(), 1, now())):
+            loop.post(event)
+        loop.post(Queued(now(), Session("b", 2)))
+        diary.full = True
+        loop.post(LastBatch(now(), 1))
+        await loop.ask(Stop(now()))
+        loop.post(Quiesced(now(), 1, now(), 10, 0))
+        loop.post(Committed(now(), 1, 10))
+        loop.post(Exited(now(), 1, 0))
+        assert loop.world.lanes["cpu"].state is State.STOPPED
+        assert diary.told.count("perform Promote") == 1
 
     run(body)
 
