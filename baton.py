@@ -74,6 +74,8 @@ class Channel:
         self._progress_due = 0.0
         self._progress_owed = False
         self._going = False
+        self._told = threading.Event()  # a drain or a cancel that `idle` has not seen
+        self._paused: str | None = None
         self.phase = "loading"
         self.tier: str | None = None
         self.draining = False
@@ -87,6 +89,7 @@ class Channel:
         self.generation = int(assignment["generation"])
         self.done = self.cursor = int(assignment.get("cursor") or 0)
         self.total: int | None = None
+        self.errors = 0  # of the items done, those that were skipped and gave no result; told with them
         self.began_at: float | None = None
         self.ended_at: float | None = None
         self.remaining: int | None = None
@@ -100,6 +103,11 @@ class Channel:
     def wait(self) -> str | None:
         """Block until the daemon orders something: the tier to advance to, or None for `go`."""
         return self._orders.get()
+
+    def idle(self, seconds: float) -> None:
+        """Wait that long, or until told to drain or to cancel."""
+        self._told.wait(seconds)
+        self._told.clear()
 
     def _read(self) -> dict[str, Any] | None:
         """One line from the daemon, or None when there will be no more."""
@@ -173,6 +181,7 @@ class Channel:
         if not self._going:
             _leave(status)
         self.draining = True
+        self._told.set()
 
     # What is sent
 
@@ -193,9 +202,11 @@ class Channel:
             cursor=self.cursor,
             done=self.done,
             total=self.total,
+            errors=self.errors,
             began_at=self.began_at,
             ended_at=self.ended_at,
             remaining=self.remaining,
+            paused=self._paused,
             tensorflow="tensorflow" in sys.modules,
         )
 
@@ -249,17 +260,28 @@ class Channel:
                 remaining = self.total - self.done
             self.phase, self.remaining = "draining", remaining
             self.ended_at = time.monotonic() if at is None else at
-            self._write("quiesced", at=self.ended_at, done=self.done, remaining=remaining)
+            self._write("quiesced", at=self.ended_at, done=self.done, remaining=remaining, errors=self.errors)
+
+    def paused(self, reason: str) -> None:
+        """It cannot go on for now, holds its place and tries again: `reason` is one line for a person."""
+        with self._sending:
+            self._paused = _one_line(reason)
+            self._write("paused", reason=self._paused)
+
+    def resumed(self) -> None:
+        """What it paused for is over."""
+        with self._sending:
+            self._paused = None
+            self._write("resumed")
 
     def committed(self, cursor: int) -> None:
         """The output of the first `cursor` items is durable, and the process exits next."""
         self.phase, self.cursor = "committed", cursor
-        self._send("committed", cursor=cursor, peak_bytes=_peak_bytes())
+        self._send("committed", cursor=cursor, errors=self.errors, peak_bytes=_peak_bytes())
 
     def failed(self, kind: str, reason: str, item: int | None = None) -> None:
         """The session cannot go on, and the process exits next, with a status other than 0."""
-        reason = " ".join(reason.split())[:REASON_LIMIT_CHARACTERS]
-        self._send("failed", kind=kind, reason=reason, item=item)
+        self._send("failed", kind=kind, reason=_one_line(reason), item=item)
 
     def _send(self, type_: str, **fields: object) -> None:
         with self._sending:
@@ -268,7 +290,14 @@ class Channel:
     def _send_progress(self) -> None:
         self._progress_owed = False
         self._progress_due = time.monotonic() + PROGRESS_INTERVAL_S
-        self._write("progress", done=self.done, total=self.total, cursor=self.cursor, rss_bytes=_rss_bytes())
+        self._write(
+            "progress",
+            done=self.done,
+            total=self.total,
+            cursor=self.cursor,
+            errors=self.errors,
+            rss_bytes=_rss_bytes(),
+        )
 
     def _write(self, type_: str, **fields: object) -> None:
         """The whole line or, once the daemon is gone, none of it. The caller holds `_sending`."""
@@ -435,6 +464,10 @@ def _describe(error: BaseException) -> tuple[str, str, int | None]:
     kind = "memory" if isinstance(error, MemoryError) else "program"
     text = str(error)
     return kind, type(error).__name__ + (": " + text if text else ""), None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:REASON_LIMIT_CHARACTERS]
 
 
 def _peak_bytes() -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from daemon.sessionfile import SessionSpec, stated_bytes, to_lead
+from daemon.sessionpaths import around
 from daemon.views import live_names, live_workers
 from states.snapshot import World
 from states.work import Session
@@ -22,7 +23,7 @@ def problems(
     if world.stopping:
         yield "batond is stopping, and takes no sessions"
         return
-    outputs = {os.path.realpath(spec.output): spec.name for spec in live.values() if spec.output is not None}
+    theirs, ours = _outputs(live.values()), _outputs(specs)
     names = {spec.name for spec in specs}
     for spec in specs:
         if (where := _whereabouts(world, spec.name)) is not None:
@@ -33,9 +34,22 @@ def problems(
         if not any(lane.takes(spec.device) for lane in world.lanes.values()):
             there = ", ".join(f"{lane.name} ({lane.uuid or lane.device})" for lane in world.lanes.values())
             yield f"{spec.name}: device: no lane has the device {spec.device}; the lanes are {there}"
-        other = outputs.get(os.path.realpath(spec.output)) if spec.output is not None else None
-        if other is not None and other != spec.name:
-            yield f"{spec.name}: output: {spec.output} is the output of {other}, which has not ended; give each its own"
+    for real, spec in ours.items():
+        if (other := theirs.get(real)) is not None and other.name != spec.name:
+            alive = f"the output of {other.name}, which has not ended"
+            yield f"{spec.name}: output: {spec.output} is {alive}; give each its own"
+        if (outer := around(real, theirs)) is not None:
+            alive = f"the output of {outer.name}, which has not ended"
+            yield f"{spec.name}: output: {spec.output} is inside {outer.output}, {alive}; give each its own"
+    for real, other in theirs.items():
+        if (outer := around(real, ours)) is not None:
+            alive = f"the output of {other.name}, which has not ended"
+            yield f"{outer.name}: output: {other.output}, {alive}, is inside {outer.output}; give each its own"
+
+
+def _outputs(specs: Iterable[SessionSpec]) -> dict[str, SessionSpec]:
+    """Sessions by the real paths of their outputs, as far as they have one."""
+    return {os.path.realpath(spec.output): spec for spec in specs if spec.output is not None}
 
 
 def _whereabouts(world: World, name: str) -> str | None:
@@ -51,7 +65,7 @@ def _dependency(world: World, name: str, names: set[str], end_of: EndOf) -> str 
     if end is None:
         return f"no session {name} is in this file, live, or done"
     if end != "done":
-        return f"{name} was {end}; batonctl retry {name} first, or take it out"
+        return f"{name} {'failed' if end == 'failed' else f'was {end}'}; batonctl retry {name} first, or take it out"
     return None
 
 

@@ -92,6 +92,7 @@ class Batonctl(click.Group):
 
 @click.group(cls=Batonctl, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--socket", envvar="BATON_SOCKET", metavar="PATH", help="batond's control socket  [env: BATON_SOCKET]")
+@click.version_option(package_name="batond", prog_name="batonctl")
 @click.pass_context
 def batonctl(ctx: click.Context, socket: str | None) -> None:
     """Talk to batond, which hands one device from one TensorFlow session to the next."""
@@ -124,13 +125,9 @@ def lanes(function: Callable[..., None]) -> Callable[..., None]:
 def submit(talk: Conversation, *, file: Any, wait: bool) -> None:
     """Queue the sessions of a session file (TOML; - is standard input), all of them or none."""
     piped = file.name == "<stdin>"
+    source = "standard input" if piped else file.name
     base = os.path.dirname(os.path.abspath("-" if piped else file.name))  # noqa: PTH100, PTH120 pathlib costs 10 ms
-    try:
-        text = file.read().decode()
-    except UnicodeDecodeError as error:
-        refused = f"{file.name}: not UTF-8, which TOML is: {error.reason} at byte {error.start}"
-        raise wire.Refusal(wire.Code.REFUSED, refused) from None
-    params = wire.SubmitParams(text=text, base=base, source="standard input" if piped else file.name)
+    params = wire.SubmitParams(text=_text(file, source), base=base, source=source)
     answer = talk.client.call("submit", params, results.SubmitResult, SUBMIT_TIMEOUT_S)
     if talk.as_json:
         talk.print_raw(talk.client.raw)
@@ -139,6 +136,24 @@ def submit(talk: Conversation, *, file: Any, wait: bool) -> None:
             click.echo(f"queued {session.name}, {_place(session.place)}")
     if wait:
         _wait(talk, tuple(session.name for session in answer.sessions))
+
+
+def _text(file: Any, source: str) -> str:
+    """What the file holds; bounded, for a device may have no end. Raises wire.Refusal."""
+    most = wire.LINE_LIMIT_BYTES
+    try:
+        data = file.read(most + 1)
+    except OSError as error:
+        refused = f"cannot read {source}: {error.strerror}; give a session file"
+        raise wire.Refusal(wire.Code.REFUSED, refused) from None
+    if len(data) > most:
+        refused = f"{source} has more than {most} bytes, and batond takes no more at once: split it into several"
+        raise wire.Refusal(wire.Code.TOO_LARGE, refused)
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        refused = f"{source}: not UTF-8, which TOML is: {error.reason} at byte {error.start}"
+        raise wire.Refusal(wire.Code.REFUSED, refused) from None
 
 
 def _place(place: int) -> str:
@@ -344,8 +359,17 @@ def version(talk: Conversation) -> None:
 
 
 def main() -> None:
-    """The entry point."""
-    batonctl(prog_name="batonctl")
+    """The entry point. What could not be printed is an error here, not when the interpreter ends."""
+    try:
+        try:
+            batonctl(prog_name="batonctl")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # files and sockets have their own words where they are used: only output is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffers goes nowhere, and silently
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"batonctl: cannot write to standard output: {error.strerror}", err=True)
+        sys.exit(EXIT_REFUSED)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from daemon import wire
 
 T = TypeVar("T", bound=msgspec.Struct)
 CONNECT_TIMEOUT_S = 5.0
+START = "start it with `batond`, or name its --socket"
 ANSWER_TIMEOUT_S = 60.0
 SUBMIT_TIMEOUT_S = 900.0  # models are looked into, one after the other, by a process with TensorFlow
 
@@ -48,17 +50,17 @@ class Client:
         if len(os.fsencode(path)) > wire.PATH_LIMIT_BYTES:
             raise self._unreachable(f"a socket's path may have {wire.PATH_LIMIT_BYTES} bytes, this one has more")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(CONNECT_TIMEOUT_S)
+        # A Unix socket that does not block refuses at once where the queue of connections is full; this one waits.
+        patience = struct.pack("@ll", *divmod(round(CONNECT_TIMEOUT_S * 1e6), 1_000_000))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         try:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            raise self._unreachable(_why(error)) from None
+            raise self._unreachable(_why(error), _remedy(error)) from None
 
-    def _unreachable(self, why: str) -> UnreachableError:
-        return UnreachableError(
-            f"cannot reach batond at {self.path}: {why}; start it with `batond`, or name its --socket"
-        )
+    def _unreachable(self, why: str, remedy: str = START) -> UnreachableError:
+        return UnreachableError(f"cannot reach batond at {self.path}: {why}; {remedy}")
 
     def call(self, method: str, params: wire.Params, result: type[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
         """Ask and wait for the answer. Raises wire.Refusal for an error, UnreachableError when the daemon is gone."""
@@ -146,5 +148,9 @@ def _why(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "you may not connect to it"
     if error.errno == errno.EAGAIN:
-        return "it does not accept connections"
+        return "it is busy"
     return (error.strerror or str(error)).lower()
+
+
+def _remedy(error: OSError) -> str:
+    return "try again" if error.errno == errno.EAGAIN else START

@@ -1,4 +1,4 @@
-"""The daemon's configuration: every key, its default, where it is read from. Reads; changes and decides nothing."""
+"""The daemon's configuration: every key, its default, where it is read from. Makes its folders; decides nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import msgspec
 from daemon.documents import Document, Problems, meant, mistyped, parse_bytes, read, shown
 from states.snapshot import MIB, Limits
 
-__all__ = ["Config", "Control", "History", "Log", "Memory", "Problems", "find", "load"]
+__all__ = ["Config", "Control", "History", "Log", "Memory", "Problems", "find", "load", "prepare_folders"]
 
 Environment: TypeAlias = Mapping[str, str]
 
 FILE_NAME = "batond.toml"
 SYSTEM_FILE = Path("/etc/batond") / FILE_NAME
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path has 108, the last one is NUL
+YEARS = 10  # no time that is configured may be longer: clocks and timers take it, and nobody means more
+READINGS_LIMIT = 100  # beyond, memory would be waited for and never found
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +112,28 @@ def load(
     if reader.problems or config is None:
         raise Problems(reader.problems)
     return config
+
+
+def prepare_folders(config: Config) -> None:
+    """Make the folders of the cache and the logs, for batond's user alone. Raises `Problems`, a line for each key.
+
+    `state_dir` is the store's to make, the folder of the socket the socket's.
+    """
+    problems = []
+    for key, folder in (("cache_dir", config.cache_dir), ("log_dir", config.log_dir)):
+        wrong = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                wrong = f"user {os.geteuid()} may not write in {folder}"
+        except FileExistsError:
+            wrong = f"{folder} is a file"
+        except OSError as error:
+            wrong = f"cannot make {folder}: {error.strerror}"
+        if wrong is not None:
+            problems.append(f"{key}: {wrong}; name a folder that batond's user may write in")
+    if problems:
+        raise Problems(problems)
 
 
 def _systemd(env: Environment, name: str) -> list[str]:
@@ -206,11 +230,9 @@ class _Reader:
         if key == "control.group":
             return _group(value)
         if annotation is float:
-            value = float(value)
-            if value < 0 or (value == 0 and key.endswith(("timeout_s", "interval_s"))):
-                raise ValueError(f"must be more than 0, not {shown(value)}")
-        if annotation is int and value < 1:
-            raise ValueError(f"must be 1 or more, not {value}")
+            return _span(key, value)
+        if annotation is int and not 1 <= value <= READINGS_LIMIT:  # limits.readings is the only one that is no size
+            raise ValueError(f"must be 1 to {READINGS_LIMIT}, not {shown(value)}")
         return value
 
     def _path(self, text: str, base: Path) -> Path:
@@ -286,6 +308,16 @@ class _Reader:
         if self.env.get("XDG_RUNTIME_DIR"):
             return Path(self.env["XDG_RUNTIME_DIR"]) / "batond" / "control.sock"
         return state / "control.sock"  # a folder of our own; /tmp is everybody's
+
+
+def _span(key: str, value: float) -> float:
+    """A time, in days or seconds, as the key's name says."""
+    unit, most = ("days", YEARS * 365) if key.endswith("days") else ("s", YEARS * 365 * 86400)
+    if value > most:
+        raise ValueError(f"must be at most {most} {unit} ({YEARS} years), not {shown(value)}")
+    if value < 0 or (value == 0 and key.endswith(("timeout_s", "interval_s"))):
+        raise ValueError(f"must be more than 0, not {shown(value)}")
+    return float(value)
 
 
 def _mode(text: str) -> int:

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import msgspec
@@ -28,7 +28,8 @@ class Bounds:
     """What one client, and all of them, may take: counts, bytes, seconds.
 
     `idle_s` is between two requests, `line_s` from a line's first byte to its last, `write_s` for the client to
-    take what it asked for, `closing_s` for requests in hand when the server closes.
+    take what it asked for, `closing_s` for requests in hand when the server closes, `told_s` between two refusals
+    of one kind that are told: whoever is refused as fast as it can ask must not fill the log.
     """
 
     clients: int = 64
@@ -38,6 +39,7 @@ class Bounds:
     line_s: float = 10.0
     write_s: float = 10.0
     closing_s: float = 2.0
+    told_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class ControlServer:
         self._allowed_gid = allowed_gid
         self._mode = mode
         self._bounds = bounds
-        self._tell = tell
+        self._refusals = _Refusals(tell, bounds.told_s)
         self._endpoint: endpoint.Endpoint | None = None
         self._server: asyncio.Server | None = None
         self._clients: dict[asyncio.Task[None], Peer] = {}
@@ -111,6 +113,7 @@ class ControlServer:
         for task in clients:
             task.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
+        self._refusals.close()
         if self._endpoint is not None:
             self._endpoint.release()
 
@@ -128,7 +131,7 @@ class ControlServer:
             peer = peer_of(writer.get_extra_info("socket"), self._allowed_gid)
             if self._full(peer):
                 busy = Refusal(Code.BUSY, f"batond serves {len(self._clients)} clients already; try again later")
-                self._refused(None, busy, peer)
+                self._refusals.add(None, busy, peer)
                 await self._write(writer, wire.encode_error(None, busy))
                 return
             self._clients[task] = peer
@@ -144,10 +147,6 @@ class ControlServer:
             self._busy.discard(task)
             await self._hang_up(writer)
 
-    def _refused(self, method: str | None, refusal: Refusal, peer: Peer) -> None:
-        if self._tell is not None:
-            self._tell(ClientRefused(method, refusal.message, peer.uid, peer.pid))
-
     def _full(self, peer: Peer) -> bool:
         lookers = sum(not other.may_act for other in self._clients.values())
         return len(self._clients) >= self._bounds.clients or (not peer.may_act and lookers >= self._bounds.lookers)
@@ -159,7 +158,7 @@ class ControlServer:
             try:
                 line = await lines.read()
             except Refusal as refusal:
-                self._refused(None, refusal, peer)
+                self._refusals.add(None, refusal, peer)
                 await self._write(writer, wire.encode_error(None, refusal))
                 return
             if line is None:
@@ -208,7 +207,7 @@ class ControlServer:
                 return _Begun(encoded, answer.notices)
         except Refusal as refusal:
             if refusal.code is Code.NOT_PERMITTED:
-                self._refused(request.method, refusal, peer)
+                self._refusals.add(request.method, refusal, peer)
             encoded = wire.encode_error(identity, refusal)
         except Exception as error:  # noqa: BLE001 a bug in one method must cost its caller an answer, not everyone the socket
             asyncio.get_running_loop().call_exception_handler(
@@ -269,6 +268,45 @@ class ControlServer:
             await asyncio.wait_for(writer.wait_closed(), self._bounds.write_s)
         except (OSError, TimeoutError):
             writer.transport.abort()
+
+
+class _Refusals:
+    """Tells of refusals: the first of its kind at once, then the latest of each `told_s`, with how many it is for."""
+
+    def __init__(self, tell: Callable[[ClientRefused], None] | None, told_s: float) -> None:
+        self._tell = tell
+        self._told_s = told_s
+        self._timers: dict[tuple[str | None, int], asyncio.TimerHandle] = {}
+        self._latest: dict[tuple[str | None, int], ClientRefused] = {}
+
+    def add(self, method: str | None, refusal: Refusal, peer: Peer) -> None:
+        """One more. A kind is a method and a user: neither hides the others."""
+        kind = (method, peer.uid)
+        told = ClientRefused(method, refusal.message, peer.uid, peer.pid)
+        if kind in self._timers:
+            held = self._latest.get(kind)
+            self._latest[kind] = told if held is None else replace(told, left_out=held.left_out + 1)
+        else:
+            self._say(kind, told)
+
+    def close(self) -> None:
+        """Tell what is held back."""
+        for kind, timer in self._timers.items():
+            timer.cancel()
+            if self._tell is not None and kind in self._latest:
+                self._tell(self._latest[kind])
+        self._timers.clear()
+        self._latest.clear()
+
+    def _say(self, kind: tuple[str | None, int], told: ClientRefused) -> None:
+        self._timers[kind] = asyncio.get_running_loop().call_later(self._told_s, self._over, kind)
+        if self._tell is not None:
+            self._tell(told)
+
+    def _over(self, kind: tuple[str | None, int]) -> None:
+        del self._timers[kind]
+        if kind in self._latest:
+            self._say(kind, self._latest.pop(kind))
 
 
 @dataclass(frozen=True, slots=True)

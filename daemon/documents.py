@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class Document:
 
 
 def read(text: str, source: str) -> Document:
-    """Parse `text`; raises `Problems` where it is not TOML."""
+    """Parse `text`; raises `Problems` where it is not TOML, or beyond what can be read of it."""
+    text = text.removeprefix("\ufeff")  # as editors of another system begin a file
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -49,6 +51,15 @@ def read(text: str, source: str) -> Document:
         line, column = at.groups() if at else (len(text.splitlines()), None)
         where = "end of the text" if column is None else f"column {column}"
         raise Problems([f"{source}:{line}: not valid TOML: {what or error} ({where})"]) from error
+    except ValueError as error:  # TOML has no limit to a number's digits, Python has
+        most = sys.get_int_max_str_digits()
+        number = re.search(rf"\d[\d_]{{{most},}}", text)
+        if number is None:
+            raise Problems([f"{source}: not valid TOML: {error}"]) from error
+        line = text.count("\n", 0, number.start()) + 1
+        raise Problems([f"{source}:{line}: not valid TOML: a number with more than {most} digits"]) from error
+    except RecursionError as error:
+        raise Problems([f"{source}: not valid TOML: nested too deeply"]) from error
     return Document(source, tables, _lines(text))
 
 
@@ -127,8 +138,19 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """A value in a message, on one line and not long."""
-    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number that has too many digits to be written, also in a list; a deep nest
+        return _beyond_words(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _beyond_words(value: object) -> str:
+    if isinstance(value, int):
+        return f"a number of some {round(value.bit_length() * math.log10(2), -3):.0f} digits"
+    return "a list" if isinstance(value, list | tuple) else "a table"
 
 
 _PHRASES: dict[Any, str] = {
@@ -161,7 +183,9 @@ def _fits(value: object, choice: Any) -> bool:
     if choice is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if choice is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, float):
+            return math.isfinite(value)
+        return isinstance(value, int) and not isinstance(value, bool)  # one that no float holds is a matter of bounds
     if choice in (str, bool):
         return isinstance(value, choice)
     if get_origin(choice) is tuple:
@@ -174,12 +198,13 @@ _UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate(("K", "M", "
 _UNITS |= {f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), start=1)}
 _CASES = {unit.lower(): unit for unit in _UNITS}
 _LARGEST = 1 << 62  # what SQLite and JSON readers in other languages hold without loss of sign
+_LARGEST_DIGITS = 100  # more are beyond it, or zeros
 
 
 def parse_bytes(amount: str | int) -> int:
     """Bytes from `12GiB`, `1.5 GB`, `4096` or a number. GB is 1000³, GiB 1024³. Raises ValueError, in words."""
     if isinstance(amount, int):
-        found = amount
+        found: int | float = amount
     else:
         match = re.fullmatch(r"\s*(\d+(?:_\d+)*(?:\.\d+)?)\s*([A-Za-z]*)\s*", amount, re.ASCII)
         unit = None if match is None else _CASES.get(match[2].lower())
@@ -188,9 +213,10 @@ def parse_bytes(amount: str | int) -> int:
             if match is not None and f"{match[2]}iB".lower() in _CASES:
                 bare = match[1] + match[2].upper()
                 hint = f": write {bare}iB (powers of 1024) or {bare}B (powers of 1000)"
-            raise ValueError(f"{amount!r} is no amount of memory{hint}")
+            raise ValueError(f"{shown(amount)} is no amount of memory{hint}")
         number = match[1].replace("_", "")
-        found = round(float(number) * _UNITS[unit]) if "." in number else int(number) * _UNITS[unit]
+        exact = "." not in number and len(number) <= _LARGEST_DIGITS
+        found = (int(number) if exact else float(number)) * _UNITS[unit]  # a float, however long it was written
     if not 0 <= found <= _LARGEST:
-        raise ValueError(f"{amount!r} is no amount of memory: out of range")
-    return found
+        raise ValueError(f"{shown(amount)} is no amount of memory: out of range")
+    return round(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +46,8 @@ class ForkServer:
         self._loop = asyncio.get_running_loop()
         self._control: socket.socket | None = None
         self._server: Process | None = None
+        self._imported = False
+        self._closed = False
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._asked: dict[int, asyncio.Future[tuple[int, int]]] = {}
         self._living: dict[int, Process] = {}
@@ -61,7 +64,10 @@ class ForkServer:
         return None if self._server is None else self._server.pid
 
     async def start(self) -> str | None:
-        """Start it, and wait until it has imported. None, or why it must not be used."""
+        """Start it, and wait until it has imported. None, or why it must not be used: another would do no better.
+
+        Raises CannotStartError or OSError where it could not be started, or died: another may live.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
         command = (sys.executable, "-P", "-u", "-X", "faulthandler", "-m", "daemon.worker.forkserver")
@@ -70,10 +76,13 @@ class ForkServer:
                 self._server = await execute(
                     (*command, str(theirs.fileno()), *self._preload), own_environment(), theirs, log.fileno()
                 )
-            except CannotStartError as error:
+            except BaseException:
                 ours.close()
-                return str(error)
+                raise
         self._control = ours
+        if self._closed:
+            self.close()
+            raise CannotStartError("it was closed while it started")
         self._loop.add_reader(ours, self._readable)
         try:
             async with asyncio.timeout(IMPORT_TIMEOUT_S):
@@ -81,8 +90,9 @@ class ForkServer:
         except TimeoutError:
             self.close()
             return f"it did not import {self._preload[0]} within {IMPORT_TIMEOUT_S:.0f} s; see {self._log}"
-        except CannotStartError as error:
-            return str(error)
+        except BaseException:
+            self.close()
+            raise
         why: str | None = ready["error"]
         if why is None and ready["threads"] != 1:
             why = (
@@ -111,11 +121,19 @@ class ForkServer:
         return process
 
     def close(self) -> None:
-        """Let the server end. What it forked goes on; how that ends is then not known any more."""
+        """Let the server end. What it forked goes on; how that ends is then not known any more.
+
+        One that still imports would see only afterwards that nobody is there any more: it is killed.
+        """
+        self._closed = True
         if self._control is not None:
             self._loop.remove_reader(self._control)
             self._control.close()
             self._control = None
+        if self._server is not None and not self._imported:
+            self._server.signal_group(signal.SIGKILL)
+            if not self._ready.done():
+                self._ready.set_exception(CannotStartError("it was closed while it imported"))
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(CannotStartError("the fork server is gone"))
@@ -141,6 +159,7 @@ class ForkServer:
             return
         message: dict[str, Any] = json.loads(packet)
         if "ready" in message:
+            self._imported = True
             self._ready.set_result(message)
         elif "exited" in message:
             process = self._living.pop(message["exited"], None)
@@ -177,10 +196,20 @@ async def execute(
             start_new_session=True,
         )
 
+    spawning = asyncio.ensure_future(asyncio.to_thread(spawn))  # it waits for the exec, which reads from disk
     try:
-        child = await asyncio.to_thread(spawn)  # it waits for the exec, which reads the program from disk
+        child = await asyncio.shield(spawning)
     except OSError as error:
         raise CannotStartError(f"cannot start {command[0]}: {error.strerror}") from error
+    except asyncio.CancelledError:
+        await asyncio.wait([spawning])  # until then it needs the descriptors, and afterwards it would be nobody's
+        if spawning.exception() is None:
+            _watched(spawning.result()).signal_group(signal.SIGKILL)
+        raise
+    return _watched(child)
+
+
+def _watched(child: subprocess.Popen[bytes]) -> Process:
     return Process(child.pid, os.pidfd_open(child.pid), reap=child.wait)
 
 

@@ -83,9 +83,11 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="he
     cursor: Count = 0
     done: Count = 0
     total: Count | None = None
+    errors: Count = 0
     began_at: Seconds | None = None
     ended_at: Seconds | None = None
     remaining: Count | None = None
+    paused: str | None = None
     tensorflow: bool = False
 
 
@@ -112,11 +114,12 @@ class Started(msgspec.Struct, frozen=True, tag_field="type", tag="started"):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="progress"):
-    """Items computed and items durable, the ones before the cursor included."""
+    """Items computed and items durable, the ones before the cursor included; `errors`: items skipped."""
 
     done: Count
     cursor: Count
     total: Count | None = None
+    errors: Count = 0
     rss_bytes: Bytes = 0
 
 
@@ -130,13 +133,25 @@ class Quiesced(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     at: float
     done: Count
     remaining: Count | None = None
+    errors: Count = 0
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="committed"):
     """The output up to `cursor` is durable."""
 
     cursor: Count
+    errors: Count = 0
     peak_bytes: Bytes = 0
+
+
+class Paused(msgspec.Struct, frozen=True, tag_field="type", tag="paused"):
+    """It cannot go on for now, and tries again: the disk of its output is full, or read-only."""
+
+    reason: str
+
+
+class Resumed(msgspec.Struct, frozen=True, tag_field="type", tag="resumed"):
+    """It goes on."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
@@ -147,7 +162,9 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="f
     item: Count | None = None
 
 
-FromWorker: TypeAlias = Hello | Advanced | Ready | Started | Progress | LastBatch | Quiesced | Committed | Failed
+FromWorker: TypeAlias = (
+    Hello | Advanced | Ready | Started | Progress | LastBatch | Paused | Resumed | Quiesced | Committed | Failed
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[FromWorker] = msgspec.json.Decoder(FromWorker)

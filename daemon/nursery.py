@@ -157,22 +157,33 @@ class Nursery:
                 return self._server if self._forks else None
             if self._server is not None:
                 self._deaths += 1
-            why: str | None = f"it died {self._deaths} times"
-            if self._deaths < DEATHS_LIMIT:
-                self._server = ForkServer(self._preload, self._directory / "forkserver.log")
-                try:
-                    why = await self._server.start()
-                except OSError as error:  # no descriptor left, or its log cannot be written
-                    why = str(error)
-            if why is None and self._forks:
+            why = await self._start_server()
+            if self._server is not None and self._forks:
                 return self._server
             if self._forks:
                 self._forks = False
                 self._say(
                     f"cannot use the fork server: {why}; each worker imports TensorFlow itself, which takes seconds"
                 )
-            self._server = None
             return None
+
+    async def _start_server(self) -> str | None:
+        """Set `_server` to a living one, or to None and say why: one that cannot be, or too many that died."""
+        why: str | None = f"it died {self._deaths} times"
+        self._server = None
+        while self._forks and self._deaths < DEATHS_LIMIT and self._server is None:
+            server = self._server = ForkServer(self._preload, self._directory / "forkserver.log")
+            try:
+                why = await server.start()
+                if why is not None:
+                    return why
+            except (CannotStartError, OSError) as error:  # also no descriptor left, or its log cannot be written
+                self._deaths += 1
+                why = str(error)
+            finally:
+                if not server.alive:
+                    self._server = None
+        return why
 
 
 def _uninspected(spec: SessionSpec, reason: str) -> dict[str, Any]:

@@ -351,7 +351,7 @@ def _facts(row: Row, log_path: str | None) -> list[tuple[str, str]]:
         ("session", row.name),
         ("state", row.state),
         ("why", row.reason),
-        ("lane", f"{row.lane} ({row.lane_state})" if row.lane else ""),
+        ("lane", f"{row.lane} ({row.lane_state})" if row.lane and row.lane_state else row.lane or ""),
         ("place", str(row.place or "")),
         ("items", items(row.done, row.total) + (f", {row.cursor} of them durable" if row.done else "")),
         ("rate", rate(row.rate_items_s)),

@@ -37,6 +37,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     device: str = "any"  # any | cpu | gpu | gpu:<index> | <UUID>
     after: tuple[str, ...] = ()
     overwrite: bool = False
+    on_error: Literal["fail", "skip"] = "fail"  # what an item that fails does: it fails the session, or is left out
+    max_errors: int | None = None  # with "skip": more of them fail the session
     lead: str | int | float = "auto"  # "auto", seconds, or a percentage of the total as "90%"
     max_attempts: int = 3
     priority: int = 0  # higher runs sooner
@@ -55,12 +57,18 @@ class DeviceAssignment(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int | None = None
 
 
+LEAD_LIMIT_S = 10 * 365 * 86400  # ten years: nobody means more, and the core's arithmetic stays finite
 NAME_LIMIT = 100  # with a suffix it must still fit in the 255 bytes of a file name
 
 _KEYS: Mapping[str, Any] = get_type_hints(SessionSpec)
-_MODEL_ONLY = ("input", "output", "batch_size", "signature", "overwrite")
+_MODEL_ONLY = ("input", "output", "batch_size", "signature", "overwrite", "on_error", "max_errors")
 _RUN_ONLY = ("prepare", "cwd")
-_RANGES = {"batch_size": (1, 2**31 - 1), "max_attempts": (1, 1_000_000), "priority": (-1_000_000, 1_000_000)}
+_RANGES = {
+    "batch_size": (1, 2**31 - 1),
+    "max_attempts": (1, 1_000_000),
+    "max_errors": (1, 2**63 - 1),
+    "priority": (-1_000_000, 1_000_000),
+}
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _PATTERNS: Mapping[str, tuple[str, str]] = {  # key: what it must look like, and how to say so
     "name": (
@@ -130,6 +138,10 @@ class _Entry:
         self.name = name if isinstance(name, str) and name else None
         self.sound: dict[str, Any] = {}  # the keys whose values are what they should be, looked at one by one
 
+    def __str__(self) -> str:
+        """Its name in quotes, or its place in the file."""
+        return f"'{self.name}'" if self.name else f"session {self.index + 1}"
+
     def says(self, key: str, message: str) -> str:
         """One problem, with its place."""
         name = shown(self.name)[1:-1] if self.name else f"session {self.index + 1}"
@@ -164,14 +176,15 @@ class _Entry:
                 return f"{shown(text)} has a NUL character"
         if key in _RANGES:
             low, high = _RANGES[key]
-            return None if isinstance(value, int) and low <= value <= high else f"must be {low} to {high}, not {value}"
+            sound = isinstance(value, int) and low <= value <= high
+            return None if sound else f"must be {low} to {high}, not {shown(value)}"
         return self._form(key, value)
 
     def _form(self, key: str, value: object) -> str | None:
         if key in _PATTERNS and isinstance(value, str) and not _matches(key, value):
             return f"{shown(value)} is no {key}; {_PATTERNS[key][1]}"
-        if key == "lead" and isinstance(value, int | float) and value < 0:
-            return f"must be 0 seconds or more, not {value}"
+        if key == "lead" and isinstance(value, int | float) and not 0 <= value <= LEAD_LIMIT_S:
+            return f"must be 0 to {LEAD_LIMIT_S} seconds (10 years), not {shown(value)}"
         if key == "after" and isinstance(value, list):
             bad = next((name for name in value if not _matches("name", name)), None)
             return None if bad is None else f"{shown(bad)} is no session's name; {_PATTERNS['name'][1]}"
@@ -199,6 +212,8 @@ class _Entry:
                 yield self.says("", f"has a model but no {key}; give {key} = …")
             for key in (key for key in _RUN_ONLY if key in table):
                 yield self.says(key, "belongs to a session with run; this one has a model: take it out")
+            if "max_errors" in self.sound and table.get("on_error") != "skip":
+                yield self.says("max_errors", 'belongs to on_error = "skip"; set that, or take it out')
         else:
             yield self.says("", "has neither model nor run; give model, input and output, or run = [program, …]")
 
@@ -212,7 +227,7 @@ def _matches(key: str, text: str) -> bool:
 
 
 def _between(entries: list[_Entry]) -> Iterator[str]:
-    """What is wrong between the sessions of one file: names and outputs given twice, circles of `after`."""
+    """What is wrong between the sessions of one file: names and outputs that collide, circles of `after`."""
     names: dict[str, _Entry] = {}
     outputs: dict[str, _Entry] = {}
     for entry in entries:
@@ -227,12 +242,15 @@ def _between(entries: list[_Entry]) -> Iterator[str]:
             continue
         real = os.path.realpath(output)
         if real in outputs:
-            other = outputs[real].name or f"session {outputs[real].index + 1}"
             yield entry.says(
-                "output", f"{shown(entry.sound['output'])} is the output of '{other}' too; give each its own"
+                "output", f"{shown(entry.sound['output'])} is the output of {outputs[real]} too; give each its own"
             )
         else:
             outputs[real] = entry
+    for real, entry in outputs.items():
+        if (outer := sessionpaths.around(real, outputs)) is not None:
+            inside = f"{shown(entry.sound['output'])} is inside {shown(outer.sound['output'])}, the output of {outer}"
+            yield entry.says("output", f"{inside}; give each its own")
     for circle in _circles({name: entry.sound.get("after", ()) for name, entry in names.items()}):
         entry = names[circle[0]]
         if len(circle) == 1:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+T = TypeVar("T")
 Values: TypeAlias = Mapping[str, Any]  # the keys of one [[session]] table whose values are of the right kind
 
 _MODELS = "give a SavedModel directory or a .keras file"
+_INPUTS = "give a .npy file, or TFRecord files by path or pattern"
 
 
 def absolute(values: Values, base: Path) -> dict[str, Any]:
@@ -26,6 +29,11 @@ def absolute(values: Values, base: Path) -> dict[str, Any]:
         found["run"] = (os.path.normpath(base / program) if "/" in program else program, *arguments)
         found.setdefault("cwd", str(base))
     return found
+
+
+def around(path: str, folders: Mapping[str, T]) -> T | None:
+    """What `folders` says of the nearest folder around `path`; None where none is. All are real paths."""
+    return next((folders[str(outer)] for outer in Path(path).parents if str(outer) in folders), None)
 
 
 def problems(values: Values, base: Path) -> Iterator[tuple[str, str]]:
@@ -89,6 +97,8 @@ def _model(text: str, where: str, values: Values, _base: Path) -> str | None:
     if wrong is not None or _awaited(values):
         return wrong
     if not path.exists():
+        if path.is_symlink():
+            return f"{text!r} is {_dangling(path)} ({path}); mend the link or give another model"
         return f"cannot find {text!r} (looked in {path}); {_MODELS}"
     if not os.access(path, os.R_OK):
         return f"cannot read {text!r} ({path}) as user {os.geteuid()}; give batond's user the right to read it"
@@ -100,49 +110,89 @@ def _model(text: str, where: str, values: Values, _base: Path) -> str | None:
             nearer = os.path.join(text, versions[-1])  # noqa: PTH118 - the text as written, not a path made plain
             return f"{text!r} is a directory without saved_model.pb, but {nearer!r} has one; give that"
         return f"{text!r} is a directory without saved_model.pb ({path}); {_MODELS}"
+    if not path.is_file():
+        return f"{text!r} is no regular file ({path}); {_MODELS}"
     if path.suffix.lower() != ".keras":
         return f"cannot use the file {text!r}: its format is not known; {_MODELS}"
     return f"{text!r} is an empty file ({path}); save the model again" if path.stat().st_size == 0 else None
 
 
-def _readable(text: str, path: str, values: Values, _base: Path) -> str | None:
+def _readable(text: str, path: str, values: Values, base: Path) -> str | None:
     if _awaited(values):
-        return None
+        # Of a pattern only what stands before its first wildcard is known so far.
+        return _destroyed(text, [Path(os.path.normpath(base / text))], values, base)
     if os.path.lexists(path):  # also where its name has a `*`
         found = [Path(path)]
     elif _is_pattern(text):
         found = [Path(match) for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]  # noqa: PTH207 - the pattern is absolute: Path.glob takes none
     else:
-        return f"cannot find {text!r} (looked in {path}); give a .npy file, or TFRecord files by path or pattern"
+        return f"cannot find {text!r} (looked in {path}); {_INPUTS}"
     if not found:
-        return f"no file matches {text!r} (looked in {path}); give a .npy file, or TFRecord files by path or pattern"
+        return f"no file matches {text!r} (looked in {path}); {_INPUTS}"
+    return _unreadable(text, found) or _destroyed(text, found, values, base)
+
+
+def _unreadable(text: str, found: Sequence[Path]) -> str | None:
     for file in found:
         if file.is_dir():
-            return f"{text!r} is a directory ({path}); give a .npy file, or TFRecord files by path or pattern"
+            return f"{text!r} is a directory ({file}); {_INPUTS}"
         if not file.exists():
-            return f"{text!r} is a link to nothing ({file}); mend the link or give another input"
+            return f"{text!r} is {_dangling(file)} ({file}); mend the link or give another input"
+        if not file.is_file():
+            return f"{text!r} is no regular file ({file}); {_INPUTS}"
         if not os.access(file, os.R_OK):
             return f"cannot read {str(file)!r} as user {os.geteuid()}; give batond's user the right to read it"
     if all(file.stat().st_size == 0 for file in found):
         what = (
-            f"{text!r} is an empty file ({path})" if len(found) == 1 else f"every file that matches {text!r} is empty"
+            f"{text!r} is an empty file ({found[0]})"
+            if len(found) == 1
+            else f"every file that matches {text!r} is empty"
         )
         return f"{what}; there is nothing to compute"
     return None
 
 
+def _destroyed(text: str, files: Sequence[Path], values: Values, base: Path) -> str | None:
+    """Whether the session's own output would replace what it reads: a file there, or the link that names one."""
+    if "output" not in values:
+        return None
+    output = os.path.normpath(base / values["output"])
+    real = os.path.realpath(output)
+    if os.path.isfile(real):  # noqa: PTH113 - which is said of the output
+        return None
+    for file in files:
+        link = Path(os.path.realpath(file.parent)) / file.name
+        target = Path(os.path.realpath(file))
+        if file.is_relative_to(output) or link.is_relative_to(real) or target.is_relative_to(real):
+            where = f"{text!r} is inside the session's output ({file})"
+            return f"{where}: its own rows would destroy it; give another output"
+    return None
+
+
+def _dangling(link: Path) -> str:
+    """What a symbolic link is that leads to no file."""
+    try:
+        link.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a link in a circle"
+    return "a link to nothing"
+
+
 def _output(text: str, where: str, values: Values, base: Path) -> str | None:
     path = Path(where)
     if "model" in values:
-        model = os.path.realpath(base / values["model"])
-        if Path(os.path.realpath(path)).is_relative_to(model):
+        model, output = os.path.realpath(os.path.normpath(base / values["model"])), os.path.realpath(path)
+        if Path(output).is_relative_to(model):
             return f"{text!r} is inside the model's own directory ({model}); give a folder of its own"
+        if Path(model).is_relative_to(output):
+            return f"the model is inside {text!r} ({model}); give a folder of its own"
     if path.exists() and not path.is_dir():
         return f"{text!r} is a file ({path}); give a directory"
     parent = path
     while not parent.exists():
         if parent.is_symlink():
-            return f"cannot make {text!r}: {parent} is a link to nothing; mend the link or give another output"
+            return f"cannot make {text!r}: {parent} is {_dangling(parent)}; mend the link or give another output"
         parent = parent.parent
     if not parent.is_dir():
         return f"cannot make {text!r}: {parent} is a file; give another output"

@@ -62,7 +62,10 @@ class DaemonBroke:
 
 @dataclass(frozen=True, slots=True)
 class ClientRefused:
-    """Someone at the control socket may not do what was asked, or spoke out of turn."""
+    """Someone at the control socket may not do what was asked, or spoke out of turn.
+
+    Told at most once a second for each user and method. `left_out`: so many more like it since the one told before.
+    """
 
     event: ClassVar[str] = "client.refused"
     level: ClassVar[str] = "warning"
@@ -70,6 +73,7 @@ class ClientRefused:
     reason: str
     uid: int | None
     pid: int | None
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

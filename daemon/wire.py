@@ -95,6 +95,7 @@ class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+INT64_MAX = (1 << 63) - 1  # SQLite and the kernel count no further
 
 
 class SubmitParams(Params, frozen=True, kw_only=True):
@@ -117,7 +118,7 @@ class ListParams(Params, frozen=True, kw_only=True):
     states: tuple[SessionState, ...] = ()
     names: tuple[Name, ...] = ()
     limit: Annotated[int, Meta(ge=1, le=LIST_LIMIT)] = 100
-    before: int | None = None
+    before: Annotated[int, Meta(ge=1, le=INT64_MAX)] | None = None
 
 
 class NameParams(Params, frozen=True, kw_only=True):
@@ -163,7 +164,7 @@ class LogsParams(Params, frozen=True, kw_only=True):
     """Whose output, from which byte on; without `offset`, the last `max_bytes` of it, from the start of a line."""
 
     name: Name
-    offset: Annotated[int, Meta(ge=0)] | None = None
+    offset: Annotated[int, Meta(ge=0, le=INT64_MAX)] | None = None
     max_bytes: Annotated[int, Meta(ge=1, le=LOGS_LIMIT_BYTES)] = 1 << 16
 
 
@@ -173,7 +174,7 @@ class EventsParams(Params, frozen=True, kw_only=True):
     Without `follow` it ends, and the connection with it, once what is past is told.
     """
 
-    since: Annotated[int, Meta(ge=0)] | None = None
+    since: Annotated[int, Meta(ge=0, le=INT64_MAX)] | None = None
     last: Annotated[int, Meta(ge=0, le=LIST_LIMIT)] = 0
     follow: bool = True
 

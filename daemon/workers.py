@@ -396,6 +396,8 @@ def _fact(
     | messages.Ready
     | messages.Started
     | messages.LastBatch
+    | messages.Paused
+    | messages.Resumed
     | messages.Quiesced
     | messages.Committed
     | messages.Failed,
@@ -415,6 +417,8 @@ def _fact(
             return Promoted(now, generation, _credible(at, worker, now))
         case messages.LastBatch():
             return LastBatch(now, generation)
+        case messages.Paused() | messages.Resumed():
+            return None
         case messages.Quiesced(at=at, done=done, remaining=remaining):
             return Quiesced(now, generation, _credible(at, worker, now), done, remaining)
         case messages.Committed(cursor=cursor, peak_bytes=peak):

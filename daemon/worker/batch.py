@@ -9,16 +9,20 @@ import gc
 import sys
 import time
 import traceback
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 
 import baton
 from daemon.sessionfile import DeviceAssignment, SessionSpec
-from daemon.worker import device, fingerprint, inputs, models, outputs
-from daemon.worker.failures import Refused, first_line, is_out_of_memory, out_of_memory
+from daemon.worker import device, errorlog, fingerprint, folder, inputs, models, outputs
+from daemon.worker.calls import Caller
+from daemon.worker.failures import Refused
+from daemon.worker.patience import CancelledError, Patience
+from daemon.worker.signature import Signature
 
 # The tiers that this worker can stop at, lowest first. `staged` (a device context and a graph without weights) is
 # none of them: on the CPU it would save nothing.
@@ -53,6 +57,8 @@ class BatchSession:
         self._input_pattern = spec.input
         self._directory = Path(spec.output)
         self._passed: list[str] = []
+        self._quiesced = False
+        self._patience = Patience(channel, told=self._quiesce)
         self.total: int | None = None  # items in all, known from `warm` on
 
     def prepare(self, tier: str) -> None:
@@ -83,79 +89,92 @@ class BatchSession:
     def _warm_up(self) -> None:
         """Everything but computing: so that between `go` and the first item there is one call of the model."""
         device.limit(self._device)
-        self._model = models.load(self._model_path, self._spec.signature)
-        signature = self._model.signature
-        check_batch_size(self._spec, signature.fixed_batch)
-        source = inputs.open_input(self._input_pattern, signature)
+        skip = self._spec.on_error == "skip"
+        model = models.load(self._model_path, self._spec.signature)
+        check_batch_size(self._spec, model.signature.fixed_batch)
+        self._caller = Caller(model, self._model_path, skip=skip)
+        source = inputs.open_input(self._input_pattern, model.signature, skip=skip)
         self.total = source.total
-        identity = identity_of(self._spec, source.total)
-        manifest = outputs.survey(self._directory, identity, overwrite=self._spec.overwrite, resume=self._resume)
+        identity = identity_of(self._spec, model.signature, source.total)
+        manifest = folder.survey(self._directory, identity, overwrite=self._spec.overwrite, resume=self._resume)
         self._rows = outputs.Rows(self._directory, identity, manifest)
         self._committer = outputs.Committer(self._rows)
-        self._reader = inputs.Reader(
-            self._input_pattern,
-            source,
-            self._rows.cursor,
-            self._spec.batch_size,
-            fixed=signature.fixed_batch is not None,
-        )
+        self._reader = inputs.Reader(self._input_pattern, source, self._rows.cursor, self._spec.batch_size)
         self._batch = self._reader.next()
         if self._batch is not None:
-            self._call(self._batch)
+            self._caller.call(self._batch)
         self._channel.done = self._channel.cursor = self._rows.cursor  # the manifest's word, not the daemon's
+        self._channel.errors = self._rows.errors
         gc.collect()
         gc.freeze()  # else a full collection, 0.1 s with TensorFlow's modules, falls into the computing
 
     def compute(self) -> None:
         """Compute from the cursor to the end, or to a drain. Raises baton.Failure; what was done by then is kept."""
         self._channel.started()
+        self._computed_at = time.monotonic()
         try:
             self._compute_batches()
+            self._committer.stop()
+            is_whole = self._rows.written == self._reader.total
+            cursor = self._patience.insist(self._rows.complete if is_whole else self._rows.commit)
+        except CancelledError:  # there is no room: a session that nobody wants does not wait for it
+            self._committer.stop()
+            cursor = self._rows.cursor
         except baton.Failure as failure:
             self._committer.stop()
             if failure.kind != "output":
                 self._keep_what_is_done()
             raise
-        self._committer.stop()
-        whole = self._rows.written == self._reader.total
-        self._channel.committed(self._rows.complete() if whole else self._rows.commit())
+        self._channel.errors = self._rows.durable_errors
+        self._channel.committed(cursor)
 
     def _compute_batches(self) -> None:
         """`quiesced` goes out once the last results are there, before they are written: the device is free."""
         channel, batch, total = self._channel, self._batch, self._reader.total
-        computed_at = time.monotonic()
         if batch is None:
             channel.last_batch()
+        verdict = self._verdict(self._rows.cursor, {}, has_rows=not self._rows.is_empty)
+        if verdict is not None:
+            raise verdict
         while batch is not None and not channel.draining:
             if batch.end == total:
                 channel.last_batch()
-            results = self._call(batch)
-            computed_at = time.monotonic()
+            computed = self._caller.call(batch)
+            self._computed_at = time.monotonic()
+            channel.errors = self._rows.errors + len(computed.errors)
             channel.progress(batch.end, total, self._rows.cursor)
-            is_last = batch.end == total or channel.draining
-            if is_last:
-                channel.quiesced(computed_at)
-            self._rows.write(batch.start, results)
-            self._committer.check()
-            if is_last:
+            has_rows = computed.rows is not None or not self._rows.is_empty
+            verdict = self._verdict(batch.end, computed.errors, has_rows=has_rows)
+            if verdict is None and (batch.end == total or channel.draining):
+                self._quiesce()
+            self._patience.insist(partial(self._rows.write, batch.start, batch.end, computed.rows, computed.errors))
+            self._patience.insist(self._committer.check)
+            if verdict is not None:
+                raise verdict
+            if self._quiesced:
                 return
             batch = self._reader.next()
-        channel.quiesced(computed_at)
+        self._quiesce()
 
-    def _call(self, batch: inputs.Batch) -> dict[str, np.ndarray]:
-        """The model's results for the batch's items, padding cut off, on the host: there when this returns."""
-        try:
-            tensors = self._model.call(batch.tensors)
-            results = {name: tensor.numpy() for name, tensor in tensors.items()}
-        except Exception as error:  # a model is a program: it may raise anything
-            where = f"compute items {batch.start} to {batch.end - 1} with '{self._model_path}'"
-            if is_out_of_memory(error):
-                raise out_of_memory(where, error, batch.start) from error
-            reason = f"cannot {where}: {first_line(error)}; see the worker's log"
-            raise Refused("model", reason, batch.start) from error
-        padded = next(iter(batch.tensors.values())).shape[0]
-        outputs.storable(results, padded)
-        return {name: result[: batch.end - batch.start] for name, result in results.items()}
+    def _quiesce(self) -> None:
+        """Say, once, that nothing is in flight any more."""
+        if not self._quiesced:
+            self._quiesced = True
+            self._channel.quiesced(self._computed_at)
+
+    def _verdict(self, end: int, errors: Mapping[int, str], *, has_rows: bool) -> Refused | None:
+        """Why the session ends for its errors, or None. `end`: items done; `errors`: of those, the ones just found."""
+        limit, found = self._spec.max_errors, self._channel.errors
+        log = self._directory / errorlog.FILE
+        if limit is not None and found > limit:
+            item = sorted(errors)[limit - found] if errors else None
+            why = f"{found} items are errors by now, and max_errors = {limit}"
+            remedy = "set a higher max_errors to go on from there, or mend the input and set overwrite = true"
+            return Refused("input", f"cannot go on with '{self._input_pattern}': {why}; see '{log}'; {remedy}", item)
+        if end == self._reader.total and not has_rows:
+            why = f"every one of its {found} items is an error"
+            return Refused("input", f"cannot compute '{self._input_pattern}': {why}; see '{log}', and mend the input")
+        return None
 
     def _keep_what_is_done(self) -> None:
         """Commit beside a failure, which is the one to report; this one's own goes to the log."""
@@ -165,15 +184,16 @@ class BatchSession:
             traceback.print_exc(file=sys.stderr)
 
 
-def identity_of(spec: SessionSpec, total: int) -> outputs.Identity:
+def identity_of(spec: SessionSpec, signature: Signature, total: int) -> folder.Identity:
     """What the session's rows are told by. `total`: items of the input."""
     assert spec.model is not None
     assert spec.input is not None
-    return outputs.Identity(
+    return folder.Identity(
         session=spec.name,
         model_fingerprint=fingerprint.of_path(Path(spec.model)),
         input_fingerprint=inputs.fingerprint_of(spec.input),
         total=total,
+        signature=signature.name,
     )
 
 

@@ -47,6 +47,8 @@ def out_of_memory(doing: str, error: Exception, item: int | None = None) -> bato
 def first_line(error: Exception) -> str:
     """The line of an error's text that says what happened; TensorFlow's begin with where it happened."""
     text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    if isinstance(error, UnicodeDecodeError):  # TensorFlow quotes bytes of a record, and pybind trips over them
+        text = error.object.decode("utf-8", "backslashreplace")
     text = DECORATION.sub("", text.split("[[")[0])
     lines = [line.strip() for line in text.splitlines() if not NOISE.match(line.strip())]
     line = lines[0] if lines else type(error).__name__

@@ -8,40 +8,49 @@ from __future__ import annotations
 import glob
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from daemon.worker import fingerprint, tfrecord
+from daemon.worker import fingerprint, salvage, tfrecord
 from daemon.worker.failures import Refused, first_line, is_out_of_memory, out_of_memory
 from daemon.worker.signature import Signature, Tensor, shape_text
 
 BATCHES_AHEAD: Final = 2
 
-Tensors = dict[str, tf.Tensor]
+Tensors = dict[str, tf.Tensor]  # by input, the batch first
 
 
 class Input(Protocol):
-    """One opened input. `batches` yields tensors by input name, the batch first, the last batch maybe shorter."""
+    """One opened input."""
 
     total: int  # items
     item_shapes: dict[str, tuple[int, ...]]  # of each input, without the batch
 
-    def batches(self, start: int, size: int) -> Iterator[Tensors]:
-        """The items from position `start` on, `size` at a time. May raise anything: see `Reader`."""
+    def batches(self, start: int, size: int) -> Iterator[Batch]:
+        """The items from position `start` on, `size` at a time, the last batch maybe shorter.
+
+        May raise anything: see `Reader`.
+        """
+
+
+class Opens(Protocol):
+    """Opens the files, sorted, for what the model takes; `skip` as in `open_input`."""
+
+    def __call__(self, files: list[Path], signature: Signature, *, skip: bool) -> Input: ...
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of input on disk. `open` gets the files, sorted, and what the model takes."""
+    """One kind of input on disk."""
 
     name: str
     suffixes: tuple[str, ...]  # () takes whatever no other format takes
-    open: Callable[[list[Path], Signature], Input]
+    open: Opens
 
 
 def files_of(pattern: str) -> list[Path]:
@@ -57,14 +66,15 @@ def files_of(pattern: str) -> list[Path]:
     return files
 
 
-def open_input(pattern: str, signature: Signature) -> Input:
+def open_input(pattern: str, signature: Signature, *, skip: bool) -> Input:
     """Open the input for a model with that signature, and find its number of items.
 
+    skip: an item that cannot be read is an error in its batch, and the others are read; else nothing is.
     Raises Refused (input): missing, empty, cut short, or not what the signature takes.
     """
     files = files_of(pattern)
     try:
-        opened = _format_of(files).open(files, signature)
+        opened = _format_of(files).open(files, signature, skip=skip)
     except OSError as error:
         raise Refused("input", _cannot(pattern, first_line(error), "make it readable")) from error
     if opened.total == 0:
@@ -87,23 +97,26 @@ def _cannot(path: str | Path, why: str, remedy: str) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """Items `start` to `end` (exclusive). `tensors` may have more rows than that: padding, to be cut off."""
+    """Items `start` to `end` (exclusive). `errors`: the ones that could not be read, with the reason.
+
+    `tensors` holds a row for each of the others, in their order; it is None where there are none.
+    """
 
     start: int
     end: int
-    tensors: Tensors
+    tensors: Tensors | None
+    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 class Reader:
     """An input's batches in order, with their positions, each failure named by the item it happened at."""
 
-    def __init__(self, pattern: str, source: Input, start: int, size: int, *, fixed: bool) -> None:
-        """size: items of one batch; fixed: the last batch is padded to it, by its last item repeated."""
+    def __init__(self, pattern: str, source: Input, start: int, size: int) -> None:
+        """size: items of one batch."""
         self.total = source.total
         self._pattern = pattern
         self._position = start
         self._size = size
-        self._fixed = fixed
         self._batches = source.batches(start, size)
 
     def next(self) -> Batch | None:
@@ -113,21 +126,16 @@ class Reader:
         if start >= end:
             return None
         try:
-            tensors = next(self._batches)
-            if self._fixed and end - start < self._size:
-                tensors = {name: _padded(tensor, self._size) for name, tensor in tensors.items()}
+            batch = next(self._batches)
         except Exception as error:  # whatever a file's damage makes NumPy or TensorFlow raise
             if is_out_of_memory(error):
                 raise out_of_memory(f"read '{self._pattern}'", error, item=start) from error
             why = f"damaged at item {start} or up to {end - start - 1} after it ({first_line(error)})"
-            raise Refused("input", _cannot(self._pattern, why, "write it again"), item=start) from error
+            raise Refused(
+                "input", _cannot(self._pattern, why, 'write it again, or set on_error = "skip"'), start
+            ) from error
         self._position = end
-        return Batch(start, end, tensors)
-
-
-def _padded(tensor: tf.Tensor, size: int) -> tf.Tensor:
-    missing = size - int(tensor.shape[0])
-    return tf.concat([tensor, tf.repeat(tensor[-1:], missing, axis=0)], axis=0)
+        return batch
 
 
 class NpyInput:
@@ -157,15 +165,15 @@ class NpyInput:
             why = f"it holds {have}, but input '{self._name}' takes {wanted}"
             raise Refused("input", _cannot(file, why, "convert it, or choose another model or signature"))
 
-    def batches(self, start: int, size: int) -> Iterator[Tensors]:
+    def batches(self, start: int, size: int) -> Iterator[Batch]:
         """Each batch is copied out of the map, and to the device, by a thread that runs ahead."""
         return _ahead(self._read(start, size))
 
-    def _read(self, start: int, size: int) -> Iterator[Tensors]:
+    def _read(self, start: int, size: int) -> Iterator[Batch]:
         for first in range(start, self.total, size):
             rows = self._rows[first : first + size]
             native = rows if rows.dtype.kind in "SU" else rows.astype(self._dtype.as_numpy_dtype)
-            yield {self._name: tf.convert_to_tensor(native, self._dtype)}
+            yield Batch(first, first + len(rows), {self._name: tf.convert_to_tensor(native, self._dtype)})
 
 
 def _mapped(file: Path) -> np.ndarray:
@@ -188,9 +196,9 @@ def _mapped(file: Path) -> np.ndarray:
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
-def _ahead(items: Iterator[Tensors]) -> Iterator[Tensors]:
+def _ahead(items: Iterator[Batch]) -> Iterator[Batch]:
     """`items`, made by a thread that is BATCHES_AHEAD further. Who stops early leaves it waiting, a daemon."""
-    made: queue.Queue[Tensors | Exception | None] = queue.Queue(BATCHES_AHEAD)
+    made: queue.Queue[Batch | Exception | None] = queue.Queue(BATCHES_AHEAD)
 
     def make() -> None:
         try:
@@ -213,6 +221,7 @@ class TFRecordInput:
     A model with a single input also takes the only feature there is, whatever its name. A feature of bytes
     feeds a string input as it is, and any other one as the values' little-endian memory. Integer features
     feed every integer dtype and bool, float features every float dtype. Every record must look like the first.
+    The reader stops at a record that is damaged, and cannot go past it: see `SalvagedInput`.
     """
 
     def __init__(self, files: list[Path], signature: Signature) -> None:
@@ -226,31 +235,62 @@ class TFRecordInput:
             self._features = tfrecord.features(first, signature)
             self.item_shapes = {name: feature.shape for name, feature in self._features.items()}
 
-    def batches(self, start: int, size: int) -> Iterator[Tensors]:
+    def batches(self, start: int, size: int) -> Iterator[Batch]:
         """tf.data runs ahead in its own threads; files wholly before `start` are not opened."""
         files = list(zip(self._files, self._counts, strict=True))
-        while files and start >= files[0][1]:
-            start -= files.pop(0)[1]
-        records = tf.data.TFRecordDataset([str(file) for file, _ in files]).skip(start)
+        skipped = start
+        while files and skipped >= files[0][1]:
+            skipped -= files.pop(0)[1]
+        records = tf.data.TFRecordDataset([str(file) for file, _ in files]).skip(skipped)
         parsed = records.batch(size).map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
-        return iter(parsed.prefetch(BATCHES_AHEAD))
+        for tensors in parsed.prefetch(BATCHES_AHEAD):
+            end = min(start + size, self.total)
+            yield Batch(start, end, tensors)
+            start = end
 
     def _parse(self, serialized: Any) -> Tensors:
-        plan = {feature.name: feature.parsing for feature in self._features.values()}
-        parsed = tf.io.parse_example(serialized, plan)
-        return {name: feature.convert(parsed[feature.name]) for name, feature in self._features.items()}
+        return tfrecord.parse(serialized, self._features)
 
 
-def _open_npy(files: list[Path], signature: Signature) -> Input:
+class SalvagedInput:
+    """TFRecord files as `TFRecordInput` takes them, read record by record, past those that are damaged."""
+
+    def __init__(self, files: list[Path], signature: Signature) -> None:
+        self._files = [salvage.survey(file) for file in files]
+        self.total = sum(file.count for file in self._files)
+        self.item_shapes: dict[str, tuple[int, ...]] = {}
+        self._features: dict[str, tfrecord.Feature] = {}
+        if self.total:
+            self._features = salvage.features(self._files, signature)
+            self.item_shapes = {name: feature.shape for name, feature in self._features.items()}
+
+    def batches(self, start: int, size: int) -> Iterator[Batch]:
+        """Read and parsed by a thread that runs ahead."""
+        return _ahead(self._read(start, size))
+
+    def _read(self, start: int, size: int) -> Iterator[Batch]:
+        records = salvage.records(self._files, start)
+        for first in range(start, self.total, size):
+            end = min(first + size, self.total)
+            found = dict(zip(range(first, end), records, strict=False))
+            tensors, errors = salvage.parsed(found, self._features)
+            yield Batch(first, end, tensors, errors)
+
+
+def _open_npy(files: list[Path], signature: Signature, *, skip: bool) -> Input:  # noqa: ARG001 - all rows can be read
     if len(files) > 1:
         why = f"{len(files)} .npy files match, and rows are numbered through one"
         raise Refused("input", _cannot(files[0].parent, why, "set input = one of them"))
     return NpyInput(files[0], signature)
 
 
+def _open_tfrecord(files: list[Path], signature: Signature, *, skip: bool) -> Input:
+    return SalvagedInput(files, signature) if skip else TFRecordInput(files, signature)
+
+
 FORMATS: Final = (
     Format(".npy", (".npy",), _open_npy),
-    Format("TFRecord", (), TFRecordInput),
+    Format("TFRecord", (), _open_tfrecord),
 )
 
 

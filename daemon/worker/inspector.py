@@ -17,7 +17,7 @@ import msgspec
 
 import baton
 from daemon.sessionfile import SessionSpec
-from daemon.worker import fingerprint, inputs, models, outputs
+from daemon.worker import fingerprint, folder, inputs, models
 from daemon.worker.batch import check_batch_size, identity_of
 from daemon.worker.failures import Refused
 from daemon.worker.signature import Signature, Tensor
@@ -69,14 +69,13 @@ def _inspect(spec: SessionSpec, found: dict[str, Any]) -> None:
     found["inputs"] = _plain(signature.inputs)
     found["outputs"] = _plain(signature.outputs)
     check_batch_size(spec, signature.fixed_batch)
-    source = inputs.open_input(spec.input, signature)
+    source = inputs.open_input(spec.input, signature, skip=spec.on_error == "skip")
     found["total"] = source.total
     found["need_bytes"] = _need_bytes(spec, signature, source)
-    identity = identity_of(spec, source.total)
+    identity = identity_of(spec, signature, source.total)
     directory = Path(spec.output)
-    outputs.survey(directory, identity, overwrite=spec.overwrite, resume=False)
-    manifest = None if spec.overwrite else outputs.read_manifest(directory)
-    found["cursor"] = manifest.cursor if manifest else 0  # one that is not this session's was refused above
+    manifest = folder.survey(directory, identity, overwrite=spec.overwrite, resume=False)
+    found["cursor"] = manifest.cursor if manifest else 0
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:

@@ -109,6 +109,8 @@ class Shim:
         self._terminated = False  # the program was asked to end by SIGTERM: it understands nothing else
         self._done = self._cursor = int(assignment.get("cursor") or 0)
         self._total: int | None = None
+        self._errors = 0
+        self._paused: str | None = None
         self._began_at: float | None = None
         self._ended_at: float | None = None
         self._remaining: int | None = None
@@ -147,9 +149,11 @@ class Shim:
             cursor=self._cursor,
             done=self._done,
             total=self._total,
+            errors=self._errors,
             began_at=self._began_at,
             ended_at=self._ended_at,
             remaining=self._remaining,
+            paused=self._paused,
             tensorflow=False,
         )
 
@@ -285,6 +289,9 @@ class Shim:
                 self._done = message.get("done", self._done)
                 self._cursor = message.get("cursor", self._cursor)
                 self._total = message.get("total", self._total)
+                self._errors = message.get("errors", self._errors)
+            if message is not None and kind in ("paused", "resumed"):
+                self._paused = message.get("reason")
             if message is not None and kind == "started":
                 self._began_at = message.get("at")
             if message is not None and kind == "quiesced":
@@ -360,12 +367,14 @@ class Shim:
     def _finish(self) -> None:
         """The account of a program that ended as it should, where it has not given it itself."""
         if "quiesced" not in self._said:
-            self._daemon.say("progress", done=self._done, total=self._total, cursor=self._cursor, rss_bytes=0)
+            counts = {"done": self._done, "total": self._total, "cursor": self._cursor, "errors": self._errors}
+            self._daemon.say("progress", **counts, rss_bytes=0)
             remaining = 0 if self._total is None else max(self._total - self._done, 0)
             self._ended_at, self._remaining = time.monotonic(), remaining
-            self._say("quiesced", at=self._ended_at, done=self._done, remaining=remaining)
+            self._say("quiesced", at=self._ended_at, done=self._done, remaining=remaining, errors=self._errors)
         if "committed" not in self._said:
-            self._say("committed", cursor=self._cursor, peak_bytes=children.peak_bytes_of_children())
+            peak_bytes = children.peak_bytes_of_children()
+            self._say("committed", cursor=self._cursor, errors=self._errors, peak_bytes=peak_bytes)
 
     def _keep(self, status: int) -> None:
         """Leave the exit record: whole or not at all, for a daemon that was not there."""

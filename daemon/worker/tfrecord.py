@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +69,7 @@ class Feature:
         if self._is_raw:
             is_bool = self.dtype == "bool"  # decode_raw knows no bool
             values = tf.io.decode_raw(parsed, tf.uint8 if is_bool else tf.dtypes.as_dtype(self.dtype))
-            parsed = tf.reshape(tf.cast(values, self.dtype), [-1, *self.shape])
+            parsed = tf.reshape(tf.cast(values, self.dtype), [tf.shape(parsed)[0], *self.shape])
         return tf.cast(parsed, self.dtype)
 
 
@@ -80,12 +81,27 @@ def features(file: Path, signature: Signature) -> dict[str, Feature]:
     """
     try:
         record = next(iter(tf.data.TFRecordDataset(str(file)))).numpy()
+    except Exception as error:  # DataLossError, and more by TensorFlow's versions
+        why = f"its first record is no tf.train.Example ({first_line(error)})"
+        raise _refused(file, why, "write it again") from error
+    return match(file, record, signature)
+
+
+def match(file: Path, record: bytes, signature: Signature) -> dict[str, Feature]:
+    """As `features`, by that record of the file."""
+    try:
         found = tf.train.Example.FromString(record).features.feature
-    except Exception as error:  # DataLossError by TensorFlow, DecodeError by protobuf, and more by its versions
+    except Exception as error:  # protobuf's versions raise DecodeErrors of their own
         why = f"its first record is no tf.train.Example ({first_line(error)})"
         raise _refused(file, why, "write it again") from error
     held = {name: found[name] for name in sorted(found)}
     return {name: _match(file, name, wanted, held, signature) for name, wanted in signature.inputs.items()}
+
+
+def parse(serialized: Any, features: Mapping[str, Feature]) -> dict[str, Any]:
+    """A batch of records as the model takes it, by input. Raises what TensorFlow does where one does not fit."""
+    parsed = tf.io.parse_example(serialized, {feature.name: feature.parsing for feature in features.values()})
+    return {name: feature.convert(parsed[feature.name]) for name, feature in features.items()}
 
 
 def _match(file: Path, name: str, wanted: Tensor, held: dict[str, Any], signature: Signature) -> Feature:

@@ -8,15 +8,18 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon import client
 from daemon.client import find_socket
 from states.snapshot import State
-from tests.shell.batonctl_runs import batonctl, environment, out, submitted
+from tests.shell.batonctl_runs import BATONCTL, batonctl, environment, out, submitted
 from tests.shell.control_stage import PATIENCE_S, Stage, session_file
 
 
@@ -174,6 +177,106 @@ def test_something_else_on_the_socket_is_no_traceback(tmp_path: Path) -> None:
         thread.join(PATIENCE_S)
     assert done.returncode == 3
     assert "does not speak batond's protocol" in done.stderr
+
+
+def test_what_cannot_be_read_or_has_no_end_is_one_line(stage: Stage) -> None:
+    for file, said in (
+        ("/proc/self/mem", "batonctl: cannot read /proc/self/mem: Input/output error; give a session file\n"),
+        (
+            "/dev/zero",
+            "batonctl: /dev/zero has more than 1048576 bytes, and batond takes no more at once: "
+            "split it into several\n",
+        ),
+    ):
+        done = batonctl(stage, "submit", file)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_a_text_that_is_not_utf_8_is_called_as_ever(stage: Stage, tmp_path: Path) -> None:
+    latin = 'name = "caf\xe9"'.encode("latin-1")
+    (tmp_path / "s.toml").write_bytes(latin)
+    for file, name in (("-", "standard input"), (str(tmp_path / "s.toml"), f"{tmp_path}/s.toml")):
+        done = subprocess.run(
+            (*BATONCTL, "submit", file), input=latin, capture_output=True, env=environment(stage.path), check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.decode().startswith(f"batonctl: {name}: not UTF-8, which TOML is: ")
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("version",), ("status",), ("events",)])
+def test_an_output_that_cannot_be_written_is_one_line(stage: Stage, arguments: tuple[str, ...]) -> None:
+    submitted(stage, "a")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            (*BATONCTL, *arguments),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(stage.path),
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    said = "batonctl: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("version",)])
+def test_an_output_that_nobody_reads_is_silent(stage: Stage, arguments: tuple[str, ...]) -> None:
+    submitted(stage, "a")
+    with subprocess.Popen(
+        (*BATONCTL, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(stage.path)
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (1, b"")
+
+
+def test_its_own_version_needs_no_daemon() -> None:
+    done = batonctl(Path("/nonexistent"), "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"batonctl, version {version('batond')}\n", "")
+
+
+def test_a_daemon_whose_queue_of_connections_is_full_is_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as crowded, socket.socket(socket.AF_UNIX) as waits:
+        crowded.bind(str(tmp_path / "s"))
+        crowded.listen(0)
+        waits.connect(str(tmp_path / "s"))  # a queue of none holds one
+        found: list[object] = []
+
+        def call() -> None:
+            try:
+                found.append(client.Client(str(tmp_path / "s")))
+            except client.UnreachableError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        while thread.is_alive() and not _connects(thread):
+            time.sleep(0.01)
+        assert found == []
+        crowded.accept()[0].close()  # now there is room
+        thread.join(PATIENCE_S)
+    (made,) = found
+    assert isinstance(made, client.Client)
+    made.close()
+
+
+def _connects(thread: threading.Thread) -> bool:
+    """Whether the thread is in connect(2), by its number on x86-64 or AArch64."""
+    return Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().split()[0] in ("42", "203")
+
+
+def test_a_daemon_that_stays_busy_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT_S", 0.2)
+    with socket.socket(socket.AF_UNIX) as crowded, socket.socket(socket.AF_UNIX) as waits:
+        crowded.bind(str(tmp_path / "s"))
+        crowded.listen(0)
+        waits.connect(str(tmp_path / "s"))
+        with pytest.raises(client.UnreachableError) as found:
+            client.Client(str(tmp_path / "s"))
+    assert str(found.value) == f"cannot reach batond at {tmp_path}/s: it is busy; try again"
 
 
 def test_the_socket_is_looked_for_where_daemons_put_it(tmp_path: Path) -> None:

@@ -156,8 +156,8 @@ format = "json"
         "batond.toml:1: state_dri: no such key; did you mean 'state_dir'?",
         "batond.toml:2: launcher: must be one of 'auto', 'forkserver', 'exec', not 'fork'",
         "batond.toml:5: limits.stall_timeout_s: must be a number, not 'long'",
-        "batond.toml:6: limits.drain_timeout_s: must be more than 0, not 0.0",
-        "batond.toml:7: limits.readings: must be 1 or more, not 0",
+        "batond.toml:6: limits.drain_timeout_s: must be more than 0, not 0",
+        "batond.toml:7: limits.readings: must be 1 to 100, not 0",
         "batond.toml:8: limits.headroom_bytes: '12G' is no amount of memory: "
         "write 12GiB (powers of 1024) or 12GB (powers of 1000)",
         "batond.toml:13: control.mode: must be octal permissions as \"0660\", not '660x'",
@@ -226,3 +226,40 @@ def test_a_user_without_a_home_needs_the_directories_given(tmp_path: Path, monke
     os.waitpid(child, 0)
     assert "state_dir: cannot choose one: neither STATE_DIRECTORY nor XDG_STATE_HOME is set" in text
     assert "cache_dir: cannot choose one" in text
+
+
+def test_the_folders_of_the_cache_and_the_logs_are_made(tmp_path: Path) -> None:
+    made = load(tmp_path, 'state_dir = "state"\ncache_dir = "a/cache"\nlog_dir = "b/log"\n')
+    config.prepare_folders(made)
+    for folder in (made.cache_dir, made.log_dir):
+        assert folder.is_dir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+    config.prepare_folders(made)  # they may be there
+
+
+def test_a_folder_that_cannot_be_used_is_one_line_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = load(tmp_path, 'state_dir = "state"\ncache_dir = "file"\nlog_dir = "/etc/passwd"\n')
+    with pytest.raises(Problems) as caught:
+        config.prepare_folders(made)
+    assert caught.value.problems == (
+        f"cache_dir: {tmp_path}/file is a file; name a folder that batond's user may write in",
+        "log_dir: /etc/passwd is a file; name a folder that batond's user may write in",
+    )
+    made = load(tmp_path, 'state_dir = "state"\ncache_dir = "file/below"\nlog_dir = "/proc/none"\n')
+    with pytest.raises(Problems) as caught:
+        config.prepare_folders(made)
+    assert caught.value.problems == (
+        f"cache_dir: cannot make {tmp_path}/file/below: Not a directory; name a folder that batond's user may write in",
+        "log_dir: cannot make /proc/none: No such file or directory; name a folder that batond's user may write in",
+    )
+
+
+def test_a_folder_that_may_not_be_written_in_is_told(tmp_path: Path) -> None:
+    """Also root may not, in a file system that is read only or not for files."""
+    made = config.load(overrides={"cache_dir": "/proc/self", "log_dir": str(tmp_path / "log")}, env=HOME)
+    with pytest.raises(Problems) as caught:
+        config.prepare_folders(made)
+    assert caught.value.problems == (
+        f"cache_dir: user {os.geteuid()} may not write in /proc/self; name a folder that batond's user may write in",
+    )

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -65,6 +66,10 @@ def test_an_answer_carries_the_id_of_its_request(stage: Stage, identity: object)
         (request("show", name=""), Code.INVALID_PARAMS),
         (request("swap", forse=True), Code.INVALID_PARAMS),
         (request("list", limit=0), Code.INVALID_PARAMS),
+        (request("list", ended=True, before=2**63), Code.INVALID_PARAMS),
+        (request("list", ended=True, before=-(2**63) - 1), Code.INVALID_PARAMS),
+        (request("events", since=2**63, follow=False), Code.INVALID_PARAMS),
+        (request("logs", name="a", offset=2**63), Code.INVALID_PARAMS),
         (b'{"jsonrpc":"2.0","id":1,"method":"show","params":["digits"]}', Code.INVALID_PARAMS),
     ],
 )
@@ -322,6 +327,40 @@ def test_a_handler_for_an_undeclared_method_is_a_mistake_seen_at_once(tmp_path: 
 def test_submitting_and_every_other_act_needs_the_right_to_act() -> None:
     look = {"status", "list", "show", "logs", "devices", "events", "version"}
     assert {name for name, method in wire.METHODS.items() if method.access is Access.LOOK} == look
+
+
+def test_the_largest_numbers_that_are_taken_harm_nobody(stage: Stage) -> None:
+    with Line(stage.path) as line:
+        line.ask("submit", text=session_file("a"), base="/")
+        assert line.ask("list", ended=True, before=2**63 - 1)["result"] == {"sessions": [], "next": None}
+        assert "result" in line.ask("logs", name="a", offset=2**63 - 1)
+        assert "result" in line.ask("events", since=2**63 - 1, follow=False)
+        assert line.read() is None
+    assert stage.bugs == []
+
+
+def test_a_flood_of_refusals_is_told_once_a_second_with_the_number_left_out(tmp_path: Path) -> None:
+    with Stage(tmp_path, bounds=Bounds(clients=1, told_s=0.5)) as stage, Line(stage.path) as only:
+        assert only.ask("version")["id"] == 7
+        began = time.monotonic()
+        for _ in range(200):
+            with Line(stage.path) as late:
+                assert error_of(late.read()) is Code.BUSY
+        stage.run(lambda: _until(lambda: sum(1 + told.left_out for told in stage.told) == 200))
+        took_s = time.monotonic() - began
+        assert stage.told[0].left_out == 0  # the first is told at once
+        assert len(stage.told) <= 2 + took_s / 0.5
+
+
+def test_what_was_left_out_is_told_when_the_server_closes(tmp_path: Path) -> None:
+    with Stage(tmp_path, bounds=Bounds(clients=1, told_s=1e6)) as stage, Line(stage.path) as only:
+        assert only.ask("version")["id"] == 7
+        for _ in range(5):
+            with Line(stage.path) as late:
+                assert error_of(late.read()) is Code.BUSY
+        assert [told.left_out for told in stage.told] == [0]
+        stage.close()
+        assert [told.left_out for told in stage.told] == [0, 3]
 
 
 def test_no_bug_was_met(stage: Stage) -> None:

@@ -103,9 +103,91 @@ def test_a_path_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
     assert "107 bytes" in refused(tmp_path / ("x" * 200))
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_said_and_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot listen" in refused(tmp_path / "file" / "s")
+    elsewhere = "choose another path (--socket, or socket in [control])"
+    assert refused(tmp_path / "file" / "s") == (
+        f"cannot listen at {tmp_path}/file/s: cannot make {tmp_path}/file: File exists; {elsewhere}"
+    )
+    assert refused(Path("/proc/x/s")) == (
+        f"cannot listen at /proc/x/s: cannot make /proc/x: No such file or directory; {elsewhere}"
+    )
+
+
+# The lock
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_clean_end_leaves_neither_socket_nor_lock(tmp_path: Path) -> None:
+    async def test(_server: ControlServer, _quiet: Quiet) -> None:
+        assert names(tmp_path) == ["s", "s.lock"]
+
+    serve(tmp_path / "s", test)
+    assert names(tmp_path) == []
+
+
+def test_a_start_that_is_refused_leaves_no_lock_behind(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    assert "no socket" in refused(tmp_path / "s")
+    assert names(tmp_path) == ["s"]
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "t"))
+        other.listen(1)
+        assert "another batond answers there" in refused(tmp_path / "t")
+    assert names(tmp_path) == ["s", "t"]
+
+
+def test_a_start_that_is_refused_leaves_the_lock_of_the_one_that_lives(stage: Stage) -> None:
+    lock = stage.path.with_suffix(".sock.lock")
+    inode = lock.stat().st_ino
+    refused(stage.path)
+    assert lock.stat().st_ino == inode
+
+
+def test_a_lock_that_was_removed_by_its_holder_is_worth_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our opening it and our locking it, its holder ends and another daemon takes its place."""
+    path, lock = tmp_path / "s", tmp_path / "s.lock"
+    flock = fcntl.flock
+    raced: list[int] = []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not raced:
+            lock.unlink()
+            raced.append(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600))
+            flock(raced[0], fcntl.LOCK_EX)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("daemon.endpoint.fcntl.flock", late)
+    assert "another batond answers there" in refused(path)
+    assert lock.exists()
+    os.close(raced[0])
+
+
+def test_of_many_daemons_that_come_and_go_one_at_a_time_has_the_socket(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from daemon.endpoint import UnusableError, claim
+had = 0
+while had < 60:
+    try:
+        held = claim(sys.argv[1], 0o600, None)
+    except UnusableError:
+        continue
+    os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL))  # there is one already: two have the socket
+    os.unlink(sys.argv[2])
+    held.release()
+    had += 1
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "s"), str(tmp_path / "held")]
+    crowd = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [each.communicate(timeout=60)[1] for each in crowd]
+    assert said == [""] * 4
+    assert names(tmp_path) == []
 
 
 def test_a_socket_that_listens_already_is_served_and_left(tmp_path: Path) -> None:

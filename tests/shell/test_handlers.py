@@ -114,6 +114,29 @@ def test_two_live_sessions_may_not_have_one_output(line: Line, stage: Stage, mod
     assert stage.inspected == ["a"]  # what cannot be queued anyway costs no inspection
 
 
+def test_an_output_may_not_be_inside_that_of_a_live_session_nor_around_it(
+    line: Line, stage: Stage, model: str, tmp_path: Path
+) -> None:
+    done(line, "submit", text=model.format(name="a", more=""), base=str(tmp_path))
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "alias").symlink_to("out/a")
+    for inner in ("out/a/deep/er", "alias/b"):
+        text = model.format(name="b", more="").replace("out/b", inner)
+        _, _, problems = refused(line, "submit", text=text, base=str(tmp_path))
+        assert problems == [
+            f"b: output: {tmp_path}/{inner} is inside {tmp_path}/out/a, the output of a, which has not ended; "
+            "give each its own"
+        ]
+    text = model.format(name="b", more="").replace("out/b", "out")
+    _, _, problems = refused(line, "submit", text=text, base=str(tmp_path))
+    assert problems == [
+        f"b: output: {tmp_path}/out/a, the output of a, which has not ended, is inside {tmp_path}/out; "
+        "give each its own"
+    ]
+    assert stage.inspected == ["a"]
+    done(line, "submit", text=model.format(name="ab", more=""), base=str(tmp_path))
+
+
 def test_a_name_that_is_taken_while_a_model_is_inspected_is_refused(
     line: Line, stage: Stage, model: str, tmp_path: Path
 ) -> None:
@@ -146,7 +169,7 @@ def test_after_a_session_that_is_done_nothing_waits_and_after_a_failed_one_it_is
     stage.until(ended("bad"))
     assert "result" in submit(line, "b", after='["a"]')
     _, _, problems = refused(line, "submit", text=session_file("c", after='["bad"]'), base="/")
-    assert problems == ["c: after: bad was failed; batonctl retry bad first, or take it out"]
+    assert problems == ["c: after: bad failed; batonctl retry bad first, or take it out"]
 
 
 def test_a_program_that_does_not_prepare_cannot_resume() -> None:

@@ -114,13 +114,16 @@ def test_all_problems_are_told_at_once_with_their_lines(base: Path) -> None:
         ("max_attempts", "0", "must be 1 to 1000000, not 0"),
         ("priority", '"high"', "must be a whole number, not 'high'"),
         ("overwrite", "1", "must be true or false, not 1"),
+        ("on_error", '"ignore"', "must be one of 'fail', 'skip', not 'ignore'"),
+        ("max_errors", "0", "must be 1 to 9223372036854775807, not 0"),
+        ("max_errors", "3", 'belongs to on_error = "skip"; set that, or take it out'),
         ("signature", '""', "'' is empty"),
         ("device", '"cuda"', "'cuda' is no device; give any, cpu, gpu, gpu:<index>, or a UUID as `nvidia-smi -L`"),
         ("device", '"gpu:"', "'gpu:' is no device"),
         ("device", '"gpu:-1"', "'gpu:-1' is no device"),
         ("device", '"gpu:٣"', "is no device"),
         ("device", '"GPU-1234"', "'GPU-1234' is no device"),
-        ("lead", "-1", "must be 0 seconds or more, not -1"),
+        ("lead", "-1", "must be 0 to 315360000 seconds (10 years), not -1"),
         ("lead", "nan", "must be a string or a number, not nan"),
         ("lead", "inf", "must be a string or a number, not inf"),
         ("lead", '"soon"', '\'soon\' is no lead; give "auto", seconds as a number, or a percentage as "90%"'),
@@ -152,9 +155,10 @@ def test_a_wrong_value_is_one_clear_line(base: Path, key: str, value: str, told:
     assert "\n" not in said[0]
 
 
-@pytest.mark.parametrize("key", ["input", "output", "batch_size", "signature", "overwrite"])
+@pytest.mark.parametrize("key", ["input", "output", "batch_size", "signature", "overwrite", "on_error", "max_errors"])
 def test_a_program_has_no_keys_of_a_model(base: Path, key: str) -> None:
-    value = {"batch_size": "3", "overwrite": "true", "input": '"data.npy"'}.get(key, '"x"')
+    values = {"batch_size": "3", "overwrite": "true", "input": '"data.npy"', "on_error": '"skip"', "max_errors": "3"}
+    value = values.get(key, '"x"')
     text = table(PROGRAM, **{key: value})
     assert (
         problem(text, base) == f"s.toml:4: p: {key}: belongs to a session with a model; this one has run: take it out"

@@ -31,7 +31,13 @@ def test_a_model_is_a_savedmodel_directory_or_a_keras_file(base: Path) -> None:
     (base / "served" / "3" / "saved_model.pb").touch()
     (base / "old.h5").touch()
     (base / "model.zip").write_bytes(b"PK")
+    (base / "broken.keras").symlink_to("nowhere")
+    (base / "circle.keras").symlink_to("circle.keras")
+    os.mkfifo(base / "pipe.keras")
     told = {
+        "broken.keras": "'broken.keras' is a link to nothing (BASE/broken.keras); mend the link or give another model",
+        "circle.keras": "'circle.keras' is a link in a circle (BASE/circle.keras); mend the link or give another model",
+        "pipe.keras": "'pipe.keras' is no regular file (BASE/pipe.keras); give a SavedModel directory or a .keras",
         "empty": "'empty' is a directory without saved_model.pb (BASE/empty); give a SavedModel directory or a .keras",
         "empty.keras": "'empty.keras' is an empty file (BASE/empty.keras); save the model again",
         "served": "'served' is a directory without saved_model.pb, but 'served/3' has one; give that",
@@ -50,13 +56,18 @@ def test_an_input_is_there_and_not_empty(base: Path) -> None:
     (base / "shards").mkdir()
     (base / "shards" / "a.tfrecord").touch()
     (base / "broken.npy").symlink_to("nowhere")
+    (base / "circle.npy").symlink_to("circle.npy")
+    os.mkfifo(base / "pipe")
     told = {
         "none.npy": "cannot find 'none.npy' (looked in BASE/none.npy); give a .npy file, or TFRecord files by path",
         "shards/*.gz": "no file matches 'shards/*.gz' (looked in BASE/shards/*.gz); give a .npy file, or TFRecord",
         "empty.npy": "'empty.npy' is an empty file (BASE/empty.npy); there is nothing to compute",
         "shards": "'shards' is a directory (BASE/shards); give a .npy file, or TFRecord files by path or pattern",
         "shards/*": "'shards/*' is an empty file",
-        "broken.npy": "'broken.npy' is a link to nothing",
+        "broken.npy": "'broken.npy' is a link to nothing (BASE/broken.npy); mend the link or give another input",
+        "circle.npy": "'circle.npy' is a link in a circle (BASE/circle.npy); mend the link or give another input",
+        "pipe": "'pipe' is no regular file (BASE/pipe); give a .npy file, or TFRecord files by path or pattern",
+        "/dev/zero": "'/dev/zero' is no regular file (/dev/zero); give a .npy file, or TFRecord files by path or",
     }
     for value, text in told.items():
         assert problem(table(MODEL, input=f'"{value}"'), base).startswith(f"s.toml:4: a: input: {text}")
@@ -78,7 +89,10 @@ def test_only_what_is_written_in_the_file_is_a_pattern(base: Path) -> None:
 def test_an_output_is_a_folder_that_can_be_made(base: Path) -> None:
     (base / "gone").symlink_to("nowhere/at/all")
     (base / "alias").symlink_to("models/cnn")
+    (base / "circle").symlink_to("circle")
     told = {
+        "circle/x": "cannot make 'circle/x': BASE/circle is a link in a circle; mend the link or give another output",
+        "circle": "cannot make 'circle': BASE/circle is a link in a circle; mend the link or give another output",
         "data.npy": "'data.npy' is a file (BASE/data.npy); give a directory",
         "data.npy/x": "cannot make 'data.npy/x': BASE/data.npy is a file; give another output",
         "models/cnn": "'models/cnn' is inside the model's own directory (BASE/models/cnn); give a folder of its own",
@@ -92,6 +106,61 @@ def test_an_output_is_a_folder_that_can_be_made(base: Path) -> None:
         if text:
             assert problem(table(MODEL, output=f'"{output}"'), base).startswith(f"s.toml:5: a: output: {text}")
     assert not (base / "out").exists()  # looking makes nothing
+
+
+def test_a_session_may_not_write_where_it_reads(base: Path) -> None:
+    """With overwrite, its own start would destroy its input, or its model."""
+    own = base / "own"
+    (own / "deep").mkdir(parents=True)
+    for name in ("y.npy", "deep/z.npy", "m.keras"):
+        (own / name).write_bytes(b"x")
+    (own / "link.npy").symlink_to(base / "data.npy")  # the name itself would be replaced
+    (base / "to_y.npy").symlink_to(own / "y.npy")
+    (base / "same").symlink_to("own")
+    (base / "here").symlink_to(".")
+    inputs = {
+        "own/y.npy": "own/y.npy",
+        "own/link.npy": "own/link.npy",
+        "own/deep/z.npy": "own/deep/z.npy",
+        "to_y.npy": "to_y.npy",
+        "same/y.npy": "same/y.npy",
+        "out/../own/y.npy": "own/y.npy",
+        "*/y.npy": "own/y.npy",
+        "**/z.npy": "own/deep/z.npy",
+    }
+    for output in ("own", "same", "here/own", "x/../own"):
+        text = table(MODEL, output=f'"{output}"', overwrite="true")
+        for value, file in inputs.items():
+            line = problem(text.replace('"data.npy"', f'"{value}"'), base)
+            assert line.startswith(f"s.toml:4: a: input: {value!r} is inside the session's output (BASE/"), line
+            assert line.endswith(f"{file}): its own rows would destroy it; give another output"), line
+        line = problem(text.replace('"models/cnn"', '"own/m.keras"'), base)
+        assert line.startswith(f"s.toml:5: a: output: the model is inside {output!r} (BASE/own/m.keras)"), line
+    text = table(MODEL, output='"models"')
+    assert "the model is inside 'models' (BASE/models/cnn); give a folder of its own" in problem(text, base)
+
+
+def test_also_what_a_predecessor_makes_may_not_be_in_the_session_s_own_output(base: Path) -> None:
+    for value in ("own/y.npy", "own/*.npy", "own/**/y.npy"):
+        text = table(MODEL, input=f'"{value}"', output='"own"', after='["x"]')
+        assert f"input: {value!r} is inside the session's output (BASE/own" in problem(text, base)
+    text = table(MODEL, model='"own/later.keras"', output='"own"', after='["x"]')
+    assert "output: the model is inside 'own'" in problem(text, base)
+    parse(table(MODEL, input='"owned/*.npy"', output='"own"', after='["x"]'), base)
+
+
+def test_an_output_may_not_be_inside_another_session_s(base: Path) -> None:
+    (base / "out" / "a").mkdir(parents=True)
+    (base / "alias").symlink_to("out/a")
+    text = table(MODEL)
+    for inner in ("out/a/b", "alias/b", "x/../out/a/b/c"):
+        assert problem(text + table(MODEL, name='"b"', output=f'"{inner}"'), base) == (
+            f"s.toml:10: b: output: {inner!r} is inside 'out/a', the output of 'a'; give each its own"
+        )
+        assert problem(table(MODEL, name='"b"', output=f'"{inner}"') + text, base) == (
+            f"s.toml:5: b: output: {inner!r} is inside 'out/a', the output of 'a'; give each its own"
+        )
+    parse(text + table(MODEL, name='"b"', output='"out/ab"') + table(MODEL, name='"c"', output='"out/b"'), base)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes on another user's rights, which only root can")

@@ -99,6 +99,10 @@ def test_output_folders_are_judged(host: Host, spec: Spec, tmp_path: Path) -> No
         (spec(output=prepared("half", written | {"complete": False, "cursor": 16})), None),
         (spec(output=prepared("theirs", written | {"session": "t"})), "it holds the output of session 't'"),
         (spec(output=str(tmp_path / "file" / "out")), "is a file; output to another"),
+        (spec("checked", output=str(tmp_path / "half")), "its rows are by another version of the model; set"),
+        (spec(input_="spoilt.npy", output=str(tmp_path / "half")), "its rows are of another version of the input; set"),
+        (spec(output=prepared("other", written | {"signature": "other"})), "its rows are by signature 'other'; set"),
+        (spec(output=str(tmp_path / "half"), overwrite=True), None),
     ]
     answers = inspect(host, [case for case, _ in cases])
     for (case, reason), answer in zip(cases, answers, strict=True):
@@ -107,7 +111,7 @@ def test_output_folders_are_judged(host: Host, spec: Spec, tmp_path: Path) -> No
         else:
             assert answer["error"]["key"] == "output"
             assert reason in answer["error"]["reason"]
-    assert [answer["cursor"] for answer in answers] == [0, 0, 0, 0, 16, 0, 0]
+    assert [answer["cursor"] for answer in answers] == [0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0]
 
 
 def test_a_directory_that_may_not_be_written_is_refused(host: Host, tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def manifest(session: Message) -> Message:
     return content
 
 
-def resume_to_the_end(host: Host, world: Path, session: Message, cursor: int) -> None:
+def resume_to_the_end(host: Host, world: Path, session: Message, cursor: int, *, told: bool = True) -> None:
     peer = host.worker()
-    peer.assign(session | {"batch_size": 512}, cursor=cursor, resume=True)
+    peer.assign(session | {"batch_size": 512}, cursor=cursor if told else 0, resume=told)
     peer.until("ready")
     peer.say("go")
     peer.rest()
@@ -73,6 +73,24 @@ def test_drain_right_behind_go_computes_nothing_it_need_not(host: Host, world: P
     assert peer.one("committed")["cursor"] <= 1
     assert host.status(peer.pid) == 0
     resume_to_the_end(host, world, session, peer.one("committed")["cursor"])
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_session_submitted_anew_goes_on_from_its_manifest(host: Host, world: Path, spec: Spec, resume: bool) -> None:
+    """Also where the daemon knows nothing of its rows, as it does not look at what waits for other sessions."""
+    session = spec(input_="many.npy", batch_size=1)
+    peer = run_some(host, session)
+    peer.say("drain")
+    peer.rest()
+    assert host.status(peer.pid) == 0
+    cursor = peer.one("committed")["cursor"]
+    inspector = host.worker("inspect")
+    inspector.say("inspect", specs=[session])
+    inspector.rest()
+    assert host.status(inspector.pid) == 0
+    found = inspector.one("inspected")
+    assert (found["error"], found["cursor"]) == (None, cursor)
+    resume_to_the_end(host, world, session, cursor, told=resume)
 
 
 def test_a_lost_daemon_while_computing_commits_and_exits(host: Host, world: Path, spec: Spec) -> None:

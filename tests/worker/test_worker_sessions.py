@@ -85,6 +85,11 @@ def test_a_standby_climbs_and_touches_no_output_before_go(host: Host, spec: Spec
         "cursor": 0,
         "done": 0,
         "total": None,
+        "errors": 0,
+        "began_at": None,
+        "ended_at": None,
+        "remaining": None,
+        "paused": None,
         "tensorflow": True,
     }
     assert peer.until("ready")["tier"] == "imported"

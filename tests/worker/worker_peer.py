@@ -31,7 +31,15 @@ class Peer:
     def say(self, type_: str, **fields: Any) -> None:
         self.line.sendall(json.dumps({"type": type_, **fields}).encode() + b"\n")
 
-    def assign(self, spec: Message, *, tier: str = "warm", cursor: int = 0, resume: bool = False) -> None:
+    def assign(
+        self,
+        spec: Message,
+        *,
+        tier: str = "warm",
+        cursor: int = 0,
+        resume: bool = False,
+        rejoin: Message | None = None,
+    ) -> None:
         self.say(
             "assign",
             protocol=1,
@@ -42,6 +50,7 @@ class Peer:
             resume=resume,
             device={"kind": "cpu", "index": None, "uuid": None, "memory_limit_bytes": None},
             spec=spec,
+            rejoin=rejoin,
         )
 
     def hear(self) -> Message | None:

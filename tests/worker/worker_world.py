@@ -27,6 +27,14 @@ def make(folder: str) -> None:
     spoilt = np.abs(x)
     spoilt[37, 2] = -1
     np.save(root / "spoilt.npy", spoilt)
+    for name, items, bad in (
+        ("late", 650, slice(0, 600)),
+        ("few", MANY, slice(0, None, 997)),
+        ("none", 8, slice(None)),
+    ):
+        spoilt = np.abs(rng.normal(size=(items, 4)).astype(np.float32))
+        spoilt[bad, 1] = -1
+        np.save(root / f"{name}.npy", spoilt)
     content = (root / "x.npy").read_bytes()
     (root / "cut.npy").write_bytes(content[:-7])
     (root / "garbage.npy").write_bytes(b"no array at all")
@@ -39,11 +47,31 @@ def make(folder: str) -> None:
     damaged = bytearray(content)
     damaged[len(content) // 20 * 10 + 20] ^= 0xFF  # in the data of record 10 of 20
     (root / "damaged.tfrecord").write_bytes(damaged)
+    damaged_in_every_way(root, x)
     (root / "garbage.tfrecord").write_bytes(b"this is a text, and no record of anything")
     (root / "empty.tfrecord").touch()
     mixed(root, rng)
     saved_models(root, x)
     keras_models(root, x)
+
+
+def damaged_in_every_way(root: Path, x: np.ndarray) -> None:
+    """bad.tfrecord: the first 20 rows of x, of which 0, 3, 7, 12, 14 and 18 are bad, and 19 is lost behind 18."""
+    path = root / "bad.tfrecord"
+    offsets = []
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for item, row in enumerate(x[:20]):
+            example = tf.train.Example()
+            name = "z" if item == 3 else "x"
+            example.features.feature[name].float_list.value.extend([*row, 1.0] if item == 7 else row)
+            writer.write(b"\xff no message" if item == 0 else example.SerializeToString())
+            writer.flush()
+            offsets.append(path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[offsets[11] + 20] ^= 0xFF  # in the data of record 12
+    content[offsets[13] + 9] ^= 0xFF  # in the checksum of the length of record 14
+    content[offsets[17]] ^= 0x01  # in the length of record 18: it leads to another byte of the file
+    path.write_bytes(content)
 
 
 def records(path: Path, items: list[dict[str, np.ndarray | bytes]]) -> None:
@@ -103,6 +131,9 @@ class Affine(tf.Module):
         with tf.control_dependencies([tf.debugging.assert_non_negative(x, "a negative pixel")]):
             return self.free(tf.identity(x))
 
+    def flagged(self, x: Any) -> Any:
+        return self.checked(x) | {"positive": x[:, 0] > 0, "count": tf.ones_like(x[:, 0], tf.int32)}
+
     def text(self, x: Any) -> Any:
         return {"text": tf.as_string(x[:, 0])}
 
@@ -123,6 +154,7 @@ def saved_models(root: Path, x: np.ndarray) -> None:
     save(affine, root / "affine", serving_default=function(affine.free))
     save(affine, root / "fixed", serving_default=function(affine.free, tf.TensorSpec([8, 4], tf.float32, "x")))
     save(affine, root / "checked", serving_default=function(affine.checked))
+    save(affine, root / "flagged", serving_default=function(affine.flagged, tf.TensorSpec([8, 4], tf.float32, "x")))
     save(affine, root / "two", first=function(affine.free), second=function(affine.half))
     save(affine, root / "text", serving_default=function(affine.text))
     save(affine, root / "whole", serving_default=function(affine.whole))
@@ -133,6 +165,8 @@ def saved_models(root: Path, x: np.ndarray) -> None:
     np.save(root / "affine.y.npy", expected["y"].numpy())
     np.save(root / "affine.label.npy", expected["label"].numpy())
     np.save(root / "half.y.npy", affine.half(x)["y"].numpy().astype(np.float32))
+    for name in ("spoilt", "late", "few"):
+        np.save(root / f"{name}.y.npy", affine.free(np.load(root / f"{name}.npy"))["y"].numpy())
     np.save(root / "many.y.npy", affine.free(np.load(root / "many.npy"))["y"].numpy())
     (root / "no_model").mkdir()
     (root / "no_model" / "readme.txt").touch()
@@ -157,7 +191,7 @@ def keras_models(root: Path, x: np.ndarray) -> None:
 
 def survey_unwritable(folder: str) -> None:
     """As a user without privileges: a folder that may not be written, and one that may not even be looked into."""
-    from daemon.worker import outputs
+    from daemon.worker import folder as output
     from daemon.worker.failures import Refused
 
     root = Path(folder)
@@ -167,9 +201,9 @@ def survey_unwritable(folder: str) -> None:
     os.chdir(root)  # held open: the folders above may be closed to that user
     if os.geteuid() == 0:
         os.setuid(65534)
-    identity = outputs.Identity("s", "m", "i", 1)
+    identity = output.Identity("s", "m", "i", 1, "serving_default")
     for name in ("shut", "shut/out", "hidden/out"):
         with pytest.raises(Refused) as refused:
-            outputs.survey(Path(name), identity, overwrite=False, resume=False)
+            output.survey(Path(name), identity, overwrite=False, resume=False)
         assert refused.value.key == "output"
         print(refused.value.reason)
