@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from daemon.config import Problems, load
+from daemon.config import Problems, load, prepare_folders
 from daemon.endpoint import UnusableError
 from daemon.logs import Log
 from daemon.service import Service
@@ -54,6 +54,7 @@ def command(
     }
     try:
         settings = load(config, overrides=overrides)
+        prepare_folders(settings)
         store = Store.open(settings.state_dir)
     except Problems as wrong:
         for line in wrong.problems:

@@ -115,25 +115,27 @@ def load(
 
 
 def prepare_folders(config: Config) -> None:
-    """Make the folders of the cache and the logs, for batond's user alone. Raises `Problems`, a line for each key.
+    """Make the folders that are configured, for batond's user alone. Raises `Problems`, a line for each key."""
+    wrong: dict[Path, str] = {}
+    for key in ("state_dir", "cache_dir", "log_dir"):
+        folder: Path = getattr(config, key)
+        if not any(folder.is_relative_to(other) for other in wrong) and (why := _unusable(folder)) is not None:
+            wrong[folder] = f"{key}: {why}; name a folder that batond's user may write in"
+    if wrong:
+        raise Problems(tuple(wrong.values()))
 
-    `state_dir` is the store's to make, the folder of the socket the socket's.
-    """
-    problems = []
-    for key, folder in (("cache_dir", config.cache_dir), ("log_dir", config.log_dir)):
-        wrong = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                wrong = f"user {os.geteuid()} may not write in {folder}"
-        except FileExistsError:
-            wrong = f"{folder} is a file"
-        except OSError as error:
-            wrong = f"cannot make {folder}: {error.strerror}"
-        if wrong is not None:
-            problems.append(f"{key}: {wrong}; name a folder that batond's user may write in")
-    if problems:
-        raise Problems(problems)
+
+def _unusable(folder: Path) -> str | None:
+    """Why a folder cannot be used; made, where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        return f"{folder} is a file"
+    except OSError as error:
+        return f"cannot make {folder}: {error.strerror}"
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return f"user {os.geteuid()} may not write in {folder}"
+    return None
 
 
 def _systemd(env: Environment, name: str) -> list[str]:

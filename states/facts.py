@@ -126,6 +126,8 @@ def _heard_again(draft: Draft, lane: Lane, worker: Worker, event: Hello) -> None
 def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | None:
     if worker is not lane.standby or worker.phase is not Phase.LOADING or worker.forced or worker.trouble:
         return None
+    if worker.tier is not None and event.tier <= worker.tier:  # said before: it was told to go further since
+        return None
     prepared = worker.prepared_s + event.seconds
     put(
         draft,
@@ -284,12 +286,20 @@ def _exited(draft: Draft, lane: Lane, worker: Worker, event: Exited) -> Trigger:
     else:
         draft.change(leaving=tuple(each for each in lane.leaving if each is not worker))
         trigger = Trigger.TICK
+    draft.change(readings=tuple(_with_unreturned(each, worker) for each in draft.lane.readings))
     fate.settle(draft, worker, event.status, event.reason)
     relay = draft.lane.relay
     if relay is not None and relay.generation == worker.generation and not worker.settled:
         back = any(session.name == worker.session.name for session in draft.queue)
         draft.change(relay=replace(relay, abandoned=not back))  # only now is it known how the session ended
     return trigger
+
+
+def _with_unreturned(reading: Reading, worker: Worker) -> Reading:
+    """A reading that never showed what an ended worker took would take for free what is not given back yet."""
+    if worker.session.prepares and policy.shows(reading, worker):
+        return reading
+    return replace(reading, free=reading.free - worker.reserved)
 
 
 def remember(draft: Draft, worker: Worker, ended_at: float, total: int, done: int, left: int) -> None:

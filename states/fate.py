@@ -54,8 +54,11 @@ def requeue(draft: Draft, session: Session, why: str) -> None:
 
 
 def _handed_back(worker: Worker, status: int | None) -> bool:
-    """Whether the worker drained by itself and committed what it had: its session goes on where it stopped."""
-    durable = worker.phase is Phase.COMMITTED and worker.cursor > worker.start
+    """Whether the worker drained by itself and committed what it had: its session goes on where it stopped.
+
+    One that was adopted may have been told to drain by the daemon before, with nothing new to commit.
+    """
+    durable = worker.phase is Phase.COMMITTED and (worker.cursor > worker.start or worker.adopted)
     return durable and worker.fate is Fate.COMPLETE and status in (0, None)
 
 

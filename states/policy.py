@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from states.estimate import Remaining, hurried_s, lead_s, need_bytes
 from states.events import Swap
-from states.snapshot import Lane, Limits, Phase, State, Worker, World, profile_key
+from states.snapshot import Lane, Limits, Phase, Reading, State, Worker, World, profile_key
 from states.work import Session, Tier
 
 HYSTERESIS = 1.25  # NearingEnd is left only when this much more than the lead remains
@@ -117,16 +117,33 @@ def growth(lane: Lane) -> int:
     return 0 if lane.active is None else max(0, lane.active.reserved - lane.active.rss_bytes)
 
 
+def shows(reading: Reading, worker: Worker) -> bool:
+    """Whether a reading can show all that the worker took: made when it was prepared as far as it is, or later.
+
+    One of an earlier daemon was prepared before this one looked.
+    """
+    prepared_at = worker.spawned_at if worker.ready_at is None else worker.ready_at
+    return worker.phase is not Phase.LOADING and reading.at >= prepared_at
+
+
 def spare(lane: Lane, limits: Limits) -> int | None:
     """Bytes that can be given out: min(free, total − reservations) − growth, the least of the last readings.
 
-    Signed. None before there are enough readings.
+    What a reading cannot show yet counts as taken in it. Signed. None before there are enough readings.
     """
     recent = lane.readings[-limits.readings :]
     if len(recent) < limits.readings:
         return None
-    reserved = sum(worker.reserved for worker in lane.workers())
-    return min(min(reading.free, reading.total - reserved) for reading in recent) - growth(lane)
+    workers = tuple(lane.workers())
+    reserved = sum(worker.reserved for worker in workers)
+    room = min(
+        min(
+            reading.free - sum(worker.reserved for worker in workers if not shows(reading, worker)),
+            reading.total - reserved,
+        )
+        for reading in recent
+    )
+    return room - growth(lane)
 
 
 def need(world: World, lane: Lane, session: Session, tier: Tier) -> int:

@@ -105,9 +105,14 @@ def _time(limit: float | None) -> float | None:
 
 
 def _readings(lane: Lane) -> tuple[Reading, ...]:
-    if not lane.readings or lane.readings[-1].free == SHORT.free:
-        return ()  # no reading and one in which nothing fits are alike for every guard but growth, asked at readings
+    """The last reading. Where nothing fits it is like none: only growth tells them apart, and it asks new ones."""
+    if not lane.readings:
+        return ()
     last = lane.readings[-1]
+    if last.free >= PLENTY.free - 100:  # all that may ever be taken here is less
+        return (PLENTY,)
+    if last.free < IMPORTED_BYTES + HEADROOM:
+        return ()
     return (replace(last, at=BASE),)
 
 
@@ -166,7 +171,7 @@ def _plain_worker(worker: Worker, generation: int, session: Session, role: str) 
         spawned_at=BASE,
         beside=False,
         low_priority=worker.low_priority and phase is Phase.LOADING and role == "standby",
-        tier=worker.tier if phase is Phase.READY else None,
+        tier=worker.tier if role == "standby" else None,
         deadline=_time(worker.deadline),
         stall_at=_time(worker.stall_at) if role == "active" else None,
         forced=forced,

@@ -1,4 +1,4 @@
-"""Workers of a fake world: what a process says next, and what it does when it is told something. Knows no core state."""
+"""Workers of a fake world: what a process says next, and what it makes of what it is told. Knows no core state."""
 
 from __future__ import annotations
 

@@ -9,12 +9,14 @@ import pytest
 from states import events as ev
 from states.lifecycle import step
 from states.snapshot import State, Worker, World
-from states.triggers import Trigger as T
+from states.triggers import Trigger
 from states.work import Session, Tier
 from tests.core.abstraction import ITEMS, NOW, PLENTY, SHORT
-from tests.core.search import Scope, check, explore
+from tests.core.scopes import SCOPES
+from tests.core.search import check, explored
 from tests.core.watching import ROWS, watched
 
+T = Trigger
 IDLE, RUNNING, NEARING_END, PRELOADING, DRAINING, SWAPPING, STOPPED = State
 EVERY_BUT_STOPPED = (IDLE, RUNNING, NEARING_END, PRELOADING, DRAINING, SWAPPING)
 WITHOUT_STANDBY = (IDLE, RUNNING, NEARING_END, STOPPED)
@@ -73,14 +75,12 @@ def test_every_pair_has_a_row_or_a_reason() -> None:
 def sorts() -> list[World]:
     """One world of each sort: by the lane's state, its workers' phases and troubles, and whether it stops."""
     scopes = (
-        Scope(
-            faults=True, attempts=0, doubled=False, tight=False, swaps=False, cancels=False, coarse=True, holds=False
-        ),
-        Scope(faults=False, limits=False, attempts=0, doubled=False, tight=False, coarse=True),
+        "two sessions that fail, stall, are swapped and cancelled",
+        "two sessions; pauses, drained lanes, stops, kills and lost devices",
     )
     found: dict[object, World] = {}
     for scope in scopes:
-        for world in explore(scope).worlds:
+        for world in explored(SCOPES[scope]).worlds:
             (lane,) = world.lanes.values()
             groups = [(w is lane.active, w is lane.standby, w in lane.retiring, w.phase) for w in lane.workers()]
             sort = (lane.state, tuple(groups), lane.held, world.stopping, lane.lost, lane.swap_asked)

@@ -12,64 +12,15 @@ import pytest
 
 from states.snapshot import State
 from states.table import TRANSITIONS
-from tests.core.search import FAIR, SILENT, Graph, Kind, Scope, explore, stuck
+from tests.core.scopes import SCOPES
+from tests.core.search import FAIR, SILENT, Graph, explored, stuck
 from tests.core.watching import spelt
-
-UNCOUNTED = 0  # attempts without limit: a graph of any number of retries is smaller than one that counts them
-
-SCOPES = {
-    "one session, with everything that may befall it": Scope(sessions=1, attempts=2),
-    "two sessions that fail, stall, are swapped and cancelled": Scope(
-        attempts=UNCOUNTED, after=True, tight=False, doubled=False, holds=False, endings=False, coarse=True
-    ),
-    "two sessions that share too little memory": Scope(
-        attempts=UNCOUNTED, faults=False, limits=False, doubled=False, holds=False, endings=False, coarse=True
-    ),
-    "two sessions; pauses, drained lanes, stops, kills and lost devices": Scope(
-        attempts=UNCOUNTED, tight=False, faults=False, limits=False, doubled=False, coarse=True
-    ),
-    "three sessions that are swapped": Scope(
-        sessions=3,
-        attempts=UNCOUNTED,
-        tight=False,
-        faults=False,
-        limits=False,
-        doubled=False,
-        cancels=False,
-        holds=False,
-        endings=False,
-        coarse=True,
-    ),
-    "every kind of session after every other": Scope(
-        kinds=tuple(Kind),
-        attempts=UNCOUNTED,
-        tight=False,
-        faults=False,
-        limits=False,
-        doubled=False,
-        cancels=False,
-        holds=False,
-        endings=False,
-        coarse=True,
-    ),
-    "two lanes and one queue": Scope(
-        lanes=2,
-        attempts=UNCOUNTED,
-        tight=False,
-        faults=False,
-        doubled=False,
-        cancels=False,
-        holds=False,
-        endings=False,
-        coarse=True,
-    ),
-}
 
 
 @pytest.fixture(scope="module")
 def graphs() -> dict[str, Graph]:
     """All searches; every step of them was checked: `search.check`, `watching.watched`."""
-    return {name: explore(scope) for name, scope in SCOPES.items()}
+    return {name: explored(scope) for name, scope in SCOPES.items()}
 
 
 def test_every_step_is_sound(graphs: dict[str, Graph]) -> None:

@@ -54,7 +54,7 @@ class Scene:
         self.said: list[str] = []
         self._changed = asyncio.Event()
         self.nursery = Nursery(folder / "nursery", say=self.said.append, use_fork_server=use_fork_server)
-        self.crew = Crew(self.nursery, self._post, folder / "logs", log_limit_bytes)
+        self.crew = Crew(self.nursery, self._post, folder / "logs", log_limit_bytes=log_limit_bytes)
         self._started: set[int] = set()
 
     def _post(self, event: Event) -> None:

@@ -21,7 +21,7 @@ from daemon import screen, views
 from daemon.results import Row
 from daemon.waiting import _visible
 from states.snapshot import State
-from tests.shell.batonctl_runs import BATONCTL, batonctl, environment, out, submitted
+from tests.shell.batonctl_runs import BATONCTL, batonctl, ended, environment, out, submitted
 from tests.shell.control_stage import PATIENCE_S, Stage, session_file
 
 
@@ -201,6 +201,18 @@ def test_a_pipe_gets_tables_without_colour_cuts_or_blanks_at_the_end(stage: Stag
         assert all(name in text for name in names)
         assert "\x1b" not in text
         assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_an_ended_session_is_shown_without_what_its_lane_does_now(stage: Stage) -> None:
+    submitted(stage, "a")
+    ended(stage, "a")
+    shown = out(stage, "show", "a")
+    assert re.search(r"^lane +cpu$", shown, re.MULTILINE)
+    assert "None" not in shown
+    stage.crew.frozen = True
+    submitted(stage, "b")
+    stage.until(lambda world: world.lanes["cpu"].state is State.RUNNING)
+    assert re.search(r"^lane +cpu \(Running\)$", out(stage, "show", "b"), re.MULTILINE)
 
 
 def on_a_terminal(stage: Stage, *arguments: str, columns: int = 100, **more: str) -> str:

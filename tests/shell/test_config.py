@@ -228,10 +228,10 @@ def test_a_user_without_a_home_needs_the_directories_given(tmp_path: Path, monke
     assert "cache_dir: cannot choose one" in text
 
 
-def test_the_folders_of_the_cache_and_the_logs_are_made(tmp_path: Path) -> None:
+def test_the_folders_that_are_configured_are_made(tmp_path: Path) -> None:
     made = load(tmp_path, 'state_dir = "state"\ncache_dir = "a/cache"\nlog_dir = "b/log"\n')
     config.prepare_folders(made)
-    for folder in (made.cache_dir, made.log_dir):
+    for folder in (made.state_dir, made.cache_dir, made.log_dir):
         assert folder.is_dir()
         assert folder.stat().st_mode & 0o777 == 0o700
     config.prepare_folders(made)  # they may be there
@@ -255,9 +255,21 @@ def test_a_folder_that_cannot_be_used_is_one_line_with_its_key(tmp_path: Path) -
     )
 
 
+def test_what_is_wrong_with_a_folder_is_not_said_again_of_those_in_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = load(tmp_path, 'state_dir = "file"\ncache_dir = "cache"\n')
+    assert made.log_dir == tmp_path / "file" / "log"
+    with pytest.raises(Problems) as caught:
+        config.prepare_folders(made)
+    assert caught.value.problems == (
+        f"state_dir: {tmp_path}/file is a file; name a folder that batond's user may write in",
+    )
+
+
 def test_a_folder_that_may_not_be_written_in_is_told(tmp_path: Path) -> None:
     """Also root may not, in a file system that is read only or not for files."""
-    made = config.load(overrides={"cache_dir": "/proc/self", "log_dir": str(tmp_path / "log")}, env=HOME)
+    overrides = {"cache_dir": "/proc/self", "state_dir": str(tmp_path / "state")}
+    made = config.load(overrides=overrides, env=HOME)
     with pytest.raises(Problems) as caught:
         config.prepare_folders(made)
     assert caught.value.problems == (

@@ -235,9 +235,9 @@ def test_workers_are_known_until_they_are_seen_to_end(life: Life, tmp_path: Path
     life.store.worker_gone(99)
     life.store.close()
     life.store = Store.open(tmp_path / "state")
-    assert life.store.workers() == (WorkerRecord(
-        generation=4, session="b", pid=4712, started=1235, lane="cpu", promoted=False
-    ),)
+    assert life.store.workers() == (
+        WorkerRecord(generation=4, session="b", pid=4712, started=1235, lane="cpu", promoted=False),
+    )
 
 
 def test_another_boot_of_the_host_forgets_pids_and_monotonic_times(life: Life, tmp_path: Path) -> None:
