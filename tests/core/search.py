@@ -53,8 +53,8 @@ class Graph:
 
 @cache
 def explored(scope: Scope) -> Graph:
-    """The whole graph; searched once for all tests of a run."""
-    return explore(scope)
+    """The whole graph, searched once for all tests of a run; cut off where it grows without end, which a test sees."""
+    return explore(scope, 20_000)
 
 
 def explore(scope: Scope, limit: int = 10_000_000) -> Graph:
