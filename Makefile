@@ -7,13 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # The core's tests compute, the others mostly wait: side by side they take as long as the longer of the two.
-CORE := tests/core
+CORE := tests/core tests/simulation
 TESTS = out=$$(mktemp); $(BIN)/python -m pytest $(CORE) >$$out 2>&1 & core=$$!; \
   $(BIN)/python -m pytest $(addprefix --ignore=,$(CORE)); rest=$$?; \
   wait $$core; status=$$?; cat $$out; rm -f $$out; exit $$((status + rest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs clean
+.PHONY: help setup demo test check simulate docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,11 @@ check: $(READY) ## formatter, linter, strict types, tests: what a change has to 
 	@echo "mypy"; $(BIN)/mypy --no-error-summary
 	@echo "documents"; $(BIN)/python -m daemon.docs --check
 	@echo "pytest"; $(TESTS)
+
+RUNS ?= 200
+SEED ?= 0
+simulate: $(READY) ## RUNS whole worlds with faults through the core, from SEED on (docs/reliability.md)
+	@$(BIN)/python -m tests.simulation --runs $(RUNS) --seed $(SEED)
 
 docs: $(READY) ## write the generated parts of the documentation anew
 	@$(BIN)/python -m daemon.docs

@@ -27,7 +27,7 @@ def settle(draft: Draft, worker: Worker, status: int | None, reason: str) -> Non
     """The worker's process is gone: decide what that means for its session."""
     if worker.settled:
         return
-    begun = worker.session.begun or worker.began_at is not None or worker.phase is Phase.GOING
+    begun = worker.session.begun or worker.phase not in {Phase.LOADING, Phase.READY}  # told to go, heard of or not
     session = replace(worker.session, cursor=worker.cursor, total=worker.total, begun=begun)
     if worker.fate is Fate.CANCEL:
         cancel(draft, session, draft.name, "cancelled")
