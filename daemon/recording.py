@@ -54,6 +54,8 @@ class Recording:
                     reason="",
                     ended_at=self._ts,
                 )
+                # The worker has only to exit: a later session of that name is none of its business.
+                self._db.execute("UPDATE workers SET session = '' WHERE generation = ?", (note.generation,))
             case told.SessionFailed():
                 self._change(
                     note.session,

@@ -84,6 +84,8 @@ class Batond:
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.endswith("\n"):
+                break  # it was killed within the line
             with self._changed:
                 self.events.append(json.loads(line))
                 self._changed.notify_all()
