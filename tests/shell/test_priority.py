@@ -15,8 +15,13 @@ from states.events import Ready
 from tests.shell.crew_scene import Scene, in_loop, program_of
 
 
+def autogroup_text(pid: int) -> str:
+    """Its group and nice value; empty for what was never in a process session of its own, as pid 1's children."""
+    return Path(f"/proc/{pid}/autogroup").read_text()
+
+
 def autogroup(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
+    return int(autogroup_text(pid).split()[-1])
 
 
 def oom_score(pid: int) -> int:
@@ -28,7 +33,7 @@ def oom_score(pid: int) -> int:
 @in_loop
 async def test_a_standby_is_at_the_bottom_until_it_is_raised_or_told_to_go(tmp_path: Path, raised_by: str) -> None:
     own_oom = oom_score(os.getpid())
-    own_autogroup = Path("/proc/self/autogroup").read_text()  # empty in what was never made a process session
+    before = autogroup_text(os.getpid())
     async with Scene(tmp_path) as scene:
         scene.fake(1, "--stall-at", "0", low=True)
         await scene.fact(Ready, 1)
@@ -38,7 +43,7 @@ async def test_a_standby_is_at_the_bottom_until_it_is_raised_or_told_to_go(tmp_p
         assert psutil.Process(shim).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
         assert psutil.Process(program).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
         assert oom_score(program) == max(500, own_oom)
-        assert Path("/proc/self/autogroup").read_text() == own_autogroup, "it is of another process session"
+        assert autogroup_text(os.getpid()) == before, "it is of another process session"
         getattr(scene.crew, raised_by)(1)
         await scene.until(lambda: autogroup(shim) == autogroup(program) == 0)
         await scene.until(lambda: psutil.Process(program).ionice().ioclass == psutil.IOPRIO_CLASS_NONE)
