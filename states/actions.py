@@ -11,7 +11,7 @@ from states.draft import Draft
 from states.effects import AdvanceStandby, DrainActive, EndWorker, Force, Promote, RaiseStandby, StartStandby
 from states.estimate import lead_s
 from states.events import Swap
-from states.facts import expel, put
+from states.facts import expel
 from states.notes import (
     HandoverCompleted,
     StandbyAdvanced,
@@ -81,8 +81,7 @@ def advance_standby(draft: Draft) -> None:
         raise AssertionError("advance_standby without climb")
     standby = lane.standby
     need, room = policy.need(draft.world, lane, standby.session, tier), policy.spare(lane, draft.limits) or 0
-    put(
-        draft,
+    draft.put(
         standby,
         phase=Phase.LOADING,
         aim=tier,
@@ -100,7 +99,7 @@ def raise_standby(draft: Draft) -> None:
     if standby is None or not standby.low_priority:
         return
     left = policy.remaining(draft.lane, draft.at)
-    put(draft, standby, low_priority=False, hurried=standby.hurried or standby.phase is Phase.LOADING)
+    draft.put(standby, low_priority=False, hurried=standby.hurried or standby.phase is Phase.LOADING)
     draft.ask(RaiseStandby(draft.name, standby.generation))
     draft.note(
         StandbyRaised(
@@ -195,8 +194,7 @@ def _drain(draft: Draft, fate: Fate) -> None:
     if active is None:
         return
     outcome = active.fate if active.fate is Fate.CANCEL else fate
-    put(
-        draft,
+    draft.put(
         active,
         fate=outcome,
         phase=Phase.DRAINING,
@@ -223,8 +221,7 @@ def drain_to_retry(draft: Draft) -> None:
     """DrainActive; its session is tried again"""
     if draft.lane.active is not None:
         seconds = draft.limits.stall_timeout_s
-        put(
-            draft,
+        draft.put(
             draft.lane.active,
             trouble=draft.lane.active.trouble or Trouble("stall", f"made no progress for {seconds:.0f} s"),
         )
@@ -235,14 +232,14 @@ def drain_requeues(draft: Draft) -> None:
     """the outcome changes: its session goes back in the queue"""
     active = draft.lane.active
     if active is not None and active.fate is Fate.RETRY:
-        put(draft, active, fate=Fate.REQUEUE)
+        draft.put(active, fate=Fate.REQUEUE)
 
 
 def drain_cancels(draft: Draft) -> None:
     """the outcome changes: its session is cancelled"""
     active = draft.lane.active
     if active is not None:
-        put(draft, active, fate=Fate.CANCEL)
+        draft.put(active, fate=Fate.CANCEL)
         draft.ask(DrainActive(draft.name, active.generation, cancelled=True))
 
 
@@ -314,7 +311,7 @@ def end_all(draft: Draft) -> None:
             continue
         expel(draft, worker, Force.KILL, Fate.REQUEUE)
     for worker in draft.lane.leaving:
-        put(draft, worker, forced=Force.KILL, deadline=draft.at + draft.limits.grace_s)
+        draft.put(worker, forced=Force.KILL, deadline=draft.at + draft.limits.grace_s)
         draft.ask(EndWorker(draft.name, worker.generation, Force.KILL))
     draft.change(reserved=None, swap_asked=False, near_at=None, drain_at=None, relay=None)
 
@@ -325,8 +322,7 @@ def escalate(draft: Draft) -> None:
     for worker in policy.overdue(draft.lane, draft.at):
         force = _harder(worker)
         why = f"was {worker.phase.value} for {draft.at - worker.since:.0f} s"
-        put(
-            draft,
+        draft.put(
             worker,
             forced=force,
             deadline=draft.at + (limits.exit_timeout_s if force is Force.KILL else limits.grace_s),

@@ -11,7 +11,6 @@ from dataclasses import replace
 from states import fate, policy
 from states.draft import Draft
 from states.events import Cancel, DrainLane, Move, Pause, Queued, Resume, Swap
-from states.facts import put
 from states.notes import LaneHeld, SessionMoved, SessionQueued
 from states.snapshot import Fate, World
 from states.triggers import Trigger
@@ -108,7 +107,7 @@ def file_cancel(draft: Draft, event: Cancel) -> Iterator[tuple[str, Trigger]]:
             elif worker is lane.standby:
                 yield lane.name, Trigger.CANCEL_STANDBY
             else:
-                put(draft, worker, fate=Fate.CANCEL)
+                draft.put(worker, fate=Fate.CANCEL)
 
 
 def file_hold(draft: Draft, event: Pause | Resume | DrainLane) -> Iterator[tuple[str, Trigger]]:

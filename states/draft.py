@@ -8,7 +8,7 @@ from typing import Any
 from states.effects import Effect
 from states.events import Event
 from states.notes import Note
-from states.snapshot import Lane, Limits, State, World
+from states.snapshot import Lane, Limits, State, Worker, World
 from states.work import Profile, Session
 
 
@@ -56,6 +56,18 @@ class Draft:
     def change(self, **fields: Any) -> None:
         """Change fields of the lane in hand."""
         self.lanes[self.name] = replace(self.lane, **fields)
+
+    def put(self, worker: Worker, **fields: Any) -> Worker:
+        """Change a worker of the lane in hand, wherever in the lane it is."""
+        changed, lane = replace(worker, **fields), self.lane
+        for role in ("active", "standby"):
+            if getattr(lane, role) is worker:
+                self.change(**{role: changed})
+        for role in ("retiring", "leaving"):
+            group: tuple[Worker, ...] = getattr(lane, role)
+            if worker in group:
+                self.change(**{role: tuple(changed if each is worker else each for each in group)})
+        return changed
 
     @property
     def state(self) -> State:

@@ -44,20 +44,6 @@ from states.triggers import Trigger
 KEPT_READINGS = 8
 
 
-def put(draft: Draft, worker: Worker, **fields: Any) -> Worker:
-    """Change a worker of the lane in hand, wherever in the lane it is."""
-    changed = replace(worker, **fields)
-    lane = draft.lane
-    for role in ("active", "standby"):
-        if getattr(lane, role) is worker:
-            draft.change(**{role: changed})
-    for role in ("retiring", "leaving"):
-        group: tuple[Worker, ...] = getattr(lane, role)
-        if worker in group:
-            draft.change(**{role: tuple(changed if each is worker else each for each in group)})
-    return changed
-
-
 def file_worker(draft: Draft, event: FromWorker) -> Iterator[tuple[str, Trigger]]:
     """File what a worker said, or what was seen of it. Of one that is gone, nothing."""
     found = find(draft.before, event.generation)
@@ -77,7 +63,7 @@ def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigge
             return None
         case Hello():
             if worker.phase is Phase.LOADING:  # said again later, it would undo what was counted since
-                put(draft, worker, cursor=event.cursor, start=event.cursor, done=event.cursor)
+                draft.put(worker, cursor=event.cursor, start=event.cursor, done=event.cursor)
             return None
         case Ready():
             return _ready(draft, lane, worker, event)
@@ -92,8 +78,7 @@ def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigge
         case Committed():
             return _committed(draft, worker, event)
         case Failed():
-            put(
-                draft,
+            draft.put(
                 worker,
                 trouble=worker.trouble or Trouble(event.kind, event.reason, event.item),
                 deadline=worker.deadline if worker.forced else draft.at + draft.limits.exit_timeout_s,
@@ -109,8 +94,7 @@ def _heard_again(draft: Draft, lane: Lane, worker: Worker, event: Hello) -> None
     """A worker of an earlier life of the daemon is there. What else it says replays as the facts that were missed."""
     cursor = max(worker.cursor, event.cursor)
     deadline = draft.at + draft.limits.commit_timeout_s
-    put(
-        draft,
+    draft.put(
         worker,
         unheard=False,
         adopted=True,
@@ -129,8 +113,7 @@ def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | 
     if worker.tier is not None and event.tier <= worker.tier:  # said before: it was told to go further since
         return None
     prepared = worker.prepared_s + event.seconds
-    put(
-        draft,
+    draft.put(
         worker,
         phase=Phase.READY,
         tier=event.tier,
@@ -176,11 +159,10 @@ def _promoted(draft: Draft, lane: Lane, worker: Worker, event: Promoted) -> Trig
             )
         )
     if worker.phase is not Phase.GOING:
-        put(draft, worker, began_at=event.began_at)
+        draft.put(worker, began_at=event.began_at)
         return None
     stall = draft.at + draft.limits.stall_timeout_s if worker.session.prepares else None
-    put(
-        draft,
+    draft.put(
         worker,
         phase=Phase.COMPUTING,
         since=draft.at,
@@ -196,8 +178,7 @@ def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trig
     pace = Pace(event.at, event.done) if pace is None else pace.after(event.at, event.done)
     moved = event.done > worker.done or worker.pace is None
     computing = worker.phase is Phase.COMPUTING  # one that drains has a deadline, and no second clock
-    put(
-        draft,
+    draft.put(
         worker,
         done=max(worker.done, event.done),
         cursor=max(worker.cursor, event.cursor),
@@ -213,8 +194,7 @@ def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trig
 def _last_batch(draft: Draft, lane: Lane, worker: Worker) -> Trigger | None:
     if worker is not lane.active or worker.phase is not Phase.COMPUTING:
         return None
-    put(
-        draft,
+    draft.put(
         worker,
         phase=Phase.DRAINING,
         since=draft.at,
@@ -232,8 +212,7 @@ def _quiesced(draft: Draft, lane: Lane, worker: Worker, event: Quiesced) -> Trig
         left = 0 if worker.total is None else worker.total - event.done
     if worker.total is not None and event.done + left != worker.total:
         draft.note(CountMismatched(lane.name, worker.session.name, worker.generation, worker.total, event.done, left))
-    now = put(
-        draft,
+    now = draft.put(
         worker,
         phase=Phase.COMMITTING,
         since=draft.at,
@@ -248,8 +227,7 @@ def _quiesced(draft: Draft, lane: Lane, worker: Worker, event: Quiesced) -> Trig
 
 
 def _committed(draft: Draft, worker: Worker, event: Committed) -> Trigger | None:
-    now = put(
-        draft,
+    now = draft.put(
         worker,
         phase=Phase.COMMITTED if worker.phase is Phase.COMMITTING else worker.phase,
         cursor=max(worker.cursor, event.cursor),
@@ -264,7 +242,7 @@ def _committed(draft: Draft, worker: Worker, event: Committed) -> Trigger | None
         draft.note(ProfileLearned(key, draft.profiles[key]))
     if now.complete and not now.settled:
         fate.finish(draft, now)
-        put(draft, now, settled=True)
+        draft.put(now, settled=True)
     elif not now.settled:
         draft.note(SessionCommitted(now.session.name, lane.name, now.generation, now.cursor))
     return None
