@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from states.decision import Decision
@@ -190,9 +191,17 @@ class Loop:
             self._tell_blocked(why)
 
     def _try_again(self) -> None:
-        """Take up what waits; where nothing of it needs a record, the next that does will tell whether it can be."""
+        """Take up what waits; where nothing of it needs a record, the next that does will tell whether it can be.
+
+        As if it came now, and then the time: a deadline that is counted from a fact has not passed before
+        anybody could act on the fact, however long the record was in the way.
+        """
         if not self._busy:
             self._blocked = None
+            now = time.monotonic()
+            waiting = [entry for entry in self._inbox if not isinstance(entry[0], Tick)]
+            self._inbox = deque((replace(event, at=now), answer) for event, answer in waiting)
+            self._inbox.append((Tick(now), None))
             self._drain()
 
     def _adopt(self, decision: Decision, answer: asyncio.Future[Decision] | None) -> None:

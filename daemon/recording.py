@@ -44,7 +44,10 @@ class Recording:
                 self._change(note.session, state="active", lane=note.lane, cursor=note.cursor)
             case told.SessionCommitted():
                 self._change(note.session, cursor=note.cursor)
+            case told.CancelAsked():
+                self._mark(note.session, cancelled=True)
             case told.SessionFinished():
+                self._mark(note.session, errors=note.errors)
                 self._change(
                     note.session,
                     state="done",
@@ -73,6 +76,9 @@ class Recording:
             case told.StandbyReady():
                 if note.total is not None:
                     self._change(note.session, total=note.total)
+            case told.WorkerExited():
+                # Together with what came of it: one that is forgotten sooner is never asked what it left.
+                self._db.execute("DELETE FROM workers WHERE generation = ?", (note.generation,))
             case told.ProfileLearned():
                 self._db.execute("INSERT OR REPLACE INTO profiles VALUES (?, ?)", (note.key, to_json(note.profile)))
             case told.LaneHeld():
@@ -80,13 +86,14 @@ class Recording:
                 set_meta(self._db, "held", sorted(held | {note.lane} if note.held else held))
             case (
                 told.LaneMoved()
+                | told.SessionPaused()
+                | told.SessionResumed()
                 | told.SwapAsked()
                 | told.StandbyStarted()
                 | told.StandbyAdvanced()
                 | told.StandbyRaised()
                 | told.StandbyDiscarded()
                 | told.WorkerEscalated()
-                | told.WorkerExited()
                 | told.HandoverCompleted()
                 | told.CountMismatched()
                 | told.DeviceChanged()
@@ -120,6 +127,12 @@ class Recording:
         }
         columns = f"({', '.join(now)}) VALUES ({', '.join('?' * len(now))})"
         self._db.execute(f"INSERT INTO sessions {columns}", tuple(map(_bound, now.values())))
+
+    def _mark(self, name: str, **fields: object) -> None:
+        """Change fields of what the core would take up again, where no later note will tell of all of it."""
+        patch = to_json(fields)
+        sql = "UPDATE sessions SET core = json_patch(core, ?) WHERE name = ? AND state IN (?, ?)"
+        self._db.execute(sql, (patch, name, *LIVE))
 
     def _change(self, name: str, **values: object) -> None:
         if not self._change_live(name, values):

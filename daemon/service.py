@@ -46,7 +46,7 @@ from daemon.stories import RecordFailed as RecordFailedStory
 from daemon.workers import Alive, Crew
 from states import policy
 from states.decision import Decision
-from states.events import Event, Exited, Kill, Memory, Queued, Stop
+from states.events import Cancel, Event, Exited, Kill, Memory, Queued, Stop
 from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished
 from states.restore import Remnant, restore
 from states.snapshot import Lane, State, World
@@ -106,6 +106,9 @@ class Service:
             ending.push_async_callback(_end, chores)
             for fact in self._missed:
                 self._post(fact)
+            for session in self._loop.world.queue:
+                if session.cancelled:  # somebody was promised its end, and its worker is gone
+                    self._loop.post(Cancel(time.monotonic(), session.name))
             self._loop.start()
             await self._until_stopped(chores)
         self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, len(self._loop.world.queue)))

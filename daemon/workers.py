@@ -27,15 +27,18 @@ from states.events import (
     Failed,
     Hello,
     LastBatch,
+    Paused,
     Progress,
     Promoted,
     Quiesced,
     Ready,
+    Resumed,
 )
 from states.work import Tier
 
 PROGRESS_INTERVAL_S: Final = 0.05  # as the protocol promises: a worker that says more has only its newest word taken
-CHATTER_LIMIT: Final = 1000  # lines other than progress in a worker's life; one in order sends about ten
+CHATTER_LIMIT: Final = 1000  # lines other than progress at once; one in order sends about ten in its life
+CHATTER_PER_S: Final = 10.0  # and then so many: it may find its disk full, and not full, again and again
 REASON_LIMIT_CHARACTERS: Final = 2000
 SILENT_EXIT_S: Final = 5.0  # between the end of a worker's channel and that of its process
 PRIORITY_RETRY_S: Final = 0.1  # the kernel's own interval between two changes of an autogroup
@@ -68,7 +71,8 @@ class _Living:
     wanted: signal.Signals | None = None  # sent as soon as there is a process
     greeted: bool = False
     finished: bool = False  # it said committed or failed: its channel may end
-    chatter: int = 0
+    chatter: float = 0.0
+    chattered_at: float = 0.0
     progress: Progress | None = None  # the newest, not told yet
     told_at: float = float("-inf")
     timer: asyncio.TimerHandle | None = None
@@ -302,10 +306,13 @@ class Crew:
             raise ProtocolError(f"{type(message).__name__.lower()} before hello")
         if isinstance(message, messages.Progress):
             done = max(message.done, message.cursor)  # a program may commit an item before it counts it
-            worker.progress = Progress(now, worker.generation, done, message.cursor, message.total, message.rss_bytes)
+            worker.progress = Progress(
+                now, worker.generation, done, message.cursor, message.total, message.rss_bytes, message.errors
+            )
             self._owe_progress(worker, now)
             return
-        worker.chatter += 1
+        worker.chatter = max(0.0, worker.chatter - CHATTER_PER_S * (now - worker.chattered_at)) + 1.0
+        worker.chattered_at = now
         if worker.chatter > CHATTER_LIMIT:
             raise ProtocolError(f"more than {CHATTER_LIMIT} lines other than progress")
         fact = _fact(message, worker, now)
@@ -407,8 +414,8 @@ def _fact(
     """The fact in a message; None where there is none that anybody acts on."""
     generation = worker.generation
     match message:
-        case messages.Hello(cursor=cursor):
-            return Hello(now, generation, cursor)
+        case messages.Hello(cursor=cursor, errors=errors):
+            return Hello(now, generation, cursor, errors=errors)
         case messages.Advanced():
             return None
         case messages.Ready(tier=tier, seconds=seconds, total=total, peak_bytes=peak):
@@ -417,13 +424,15 @@ def _fact(
             return Promoted(now, generation, _credible(at, worker, now))
         case messages.LastBatch():
             return LastBatch(now, generation)
-        case messages.Paused() | messages.Resumed():
-            return None
-        case messages.Quiesced(at=at, done=done, remaining=remaining):
-            return Quiesced(now, generation, _credible(at, worker, now), done, remaining)
-        case messages.Committed(cursor=cursor, peak_bytes=peak):
+        case messages.Paused(reason=reason):
+            return Paused(now, generation, reason[:REASON_LIMIT_CHARACTERS])
+        case messages.Resumed():
+            return Resumed(now, generation)
+        case messages.Quiesced(at=at, done=done, remaining=remaining, errors=errors):
+            return Quiesced(now, generation, _credible(at, worker, now), done, remaining, errors)
+        case messages.Committed(cursor=cursor, peak_bytes=peak, errors=errors):
             worker.finished = True
-            return Committed(now, generation, cursor, peak)
+            return Committed(now, generation, cursor, peak, errors)
         case messages.Failed(kind=kind, reason=reason, item=item):
             worker.finished = True
             return Failed(now, generation, kind, reason[:REASON_LIMIT_CHARACTERS], item)
@@ -435,12 +444,14 @@ def _missed(hello: messages.Hello, now: float) -> list[Event]:
     """What a worker said while no daemon listened, as far as its greeting tells."""
     generation = hello.generation
     done = max(hello.done, hello.cursor)
-    facts: list[Event] = [Hello(now, generation, hello.cursor, done, hello.total, hello.remaining)]
+    facts: list[Event] = [Hello(now, generation, hello.cursor, done, hello.total, hello.remaining, hello.errors)]
     if hello.began_at is not None:
         facts.append(Promoted(now, generation, hello.began_at))
-        facts.append(Progress(now, generation, done, hello.cursor, hello.total))
+        facts.append(Progress(now, generation, done, hello.cursor, hello.total, errors=hello.errors))
     if hello.ended_at is not None:
-        facts.append(Quiesced(now, generation, hello.ended_at, hello.done, hello.remaining))
+        facts.append(Quiesced(now, generation, hello.ended_at, hello.done, hello.remaining, hello.errors))
+    if hello.paused is not None:
+        facts.append(Paused(now, generation, hello.paused[:REASON_LIMIT_CHARACTERS]))
     if hello.phase == "committed":
         facts.append(Committed(now, generation, hello.cursor))
     return facts

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
-from states import policy
+from states import pauses, policy
 from states.draft import Draft
 from states.effects import AdvanceStandby, DrainActive, EndWorker, Force, Promote, RaiseStandby, StartStandby
 from states.estimate import lead_s
@@ -55,6 +55,7 @@ def start_standby(draft: Draft) -> None:
         start=session.cursor,
         cursor=session.cursor,
         done=session.cursor,
+        errors=session.errors,
         total=session.total,
     )
     draft.change(standby=worker, reserved=None)
@@ -299,6 +300,7 @@ def stop_workers(draft: Draft) -> None:
     """discard the standby, DrainActive"""
     _discard(draft, "batond stops", Fate.REQUEUE)
     draft.change(reserved=None, swap_asked=False)
+    pauses.hurry(draft)
     active = draft.lane.active
     if active is not None and active.phase is not Phase.DRAINING:
         _drain(draft, Fate.REQUEUE)
@@ -322,6 +324,8 @@ def escalate(draft: Draft) -> None:
     for worker in policy.overdue(draft.lane, draft.at):
         force = _harder(worker)
         why = f"was {worker.phase.value} for {draft.at - worker.since:.0f} s"
+        if worker.paused is not None:
+            why = f"could not write its output for {draft.at - worker.paused_at:.0f} s: {worker.paused}"
         draft.put(
             worker,
             forced=force,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from states import fate, policy
 from states.draft import Draft
 from states.events import Cancel, DrainLane, Move, Pause, Queued, Resume, Swap
-from states.notes import LaneHeld, SessionMoved, SessionQueued
+from states.notes import CancelAsked, LaneHeld, SessionMoved, SessionQueued
 from states.snapshot import Fate, World
 from states.triggers import Trigger
 
@@ -102,6 +102,9 @@ def file_cancel(draft: Draft, event: Cancel) -> Iterator[tuple[str, Trigger]]:
             if worker.session.name != event.name or worker.settled:
                 continue
             draft.name = lane.name
+            worker = draft.put(worker, session=replace(worker.session, cancelled=True))
+            draft.note(CancelAsked(event.name, lane.name))
+            lane = draft.lane
             if worker is lane.active:
                 yield lane.name, Trigger.CANCEL_ACTIVE
             elif worker is lane.standby:

@@ -53,7 +53,7 @@ class Memory:
 class Hello:
     """The worker is up and knows its session; its output holds `cursor` durable items.
 
-    One that an earlier daemon started says how far it is: `done`, `total` and `remaining` as in its other words.
+    One that an earlier daemon started says how far it is: `done`, `total`, `remaining`, `errors` as in its other words.
     """
 
     at: float
@@ -62,6 +62,7 @@ class Hello:
     done: int = 0
     total: int | None = None
     remaining: int | None = None
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,10 @@ class Promoted:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Items computed and items durable so far, the ones before the cursor it resumed at included."""
+    """Items computed and items durable so far, the ones before the cursor it resumed at included.
+
+    `errors`: how many of the computed ones were skipped, and gave no result.
+    """
 
     at: float
     generation: int
@@ -95,11 +99,29 @@ class Progress:
     cursor: int
     total: int | None = None
     rss_bytes: int = 0
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LastBatch:
     """No batch follows the one in flight."""
+
+    at: float
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The worker cannot write its output for now, for this reason. It keeps its place and tries again."""
+
+    at: float
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What the worker paused for is over."""
 
     at: float
     generation: int
@@ -114,6 +136,7 @@ class Quiesced:
     ended_at: float
     done: int
     remaining: int | None
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +147,7 @@ class Committed:
     generation: int
     cursor: int
     peak_bytes: int = 0
+    errors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +269,8 @@ Event: TypeAlias = (
     | Promoted
     | Progress
     | LastBatch
+    | Paused
+    | Resumed
     | Quiesced
     | Committed
     | Failed
@@ -261,5 +287,7 @@ Event: TypeAlias = (
     | DeviceBack
 )
 
-FromWorker: TypeAlias = Hello | Ready | Promoted | Progress | LastBatch | Quiesced | Committed | Failed | Exited
+FromWorker: TypeAlias = (
+    Hello | Ready | Promoted | Progress | LastBatch | Paused | Resumed | Quiesced | Committed | Failed | Exited
+)
 Command: TypeAlias = Cancel | Swap | Pause | Resume | DrainLane | Move

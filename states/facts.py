@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, assert_never
 
-from states import fate, policy
+from states import fate, pauses, policy
 from states.draft import Draft
-from states.effects import Force
+from states.effects import DrainActive, Force
 from states.estimate import Pace, learn_peak, learn_preparation
 from states.events import (
     Committed,
@@ -23,10 +23,12 @@ from states.events import (
     Hello,
     LastBatch,
     Memory,
+    Paused,
     Progress,
     Promoted,
     Quiesced,
     Ready,
+    Resumed,
 )
 from states.notes import (
     CountMismatched,
@@ -59,8 +61,7 @@ def file_worker(draft: Draft, event: FromWorker) -> Iterator[tuple[str, Trigger]
 def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigger | None:
     match event:
         case Hello() if worker.unheard:
-            _heard_again(draft, lane, worker, event)
-            return None
+            return _heard_again(draft, lane, worker, event)
         case Hello():
             if worker.phase is Phase.LOADING:  # said again later, it would undo what was counted since
                 draft.put(worker, cursor=event.cursor, start=event.cursor, done=event.cursor)
@@ -73,6 +74,12 @@ def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigge
             return _progress(draft, lane, worker, event)
         case LastBatch():
             return _last_batch(draft, lane, worker)
+        case Paused():
+            pauses.pause(draft, worker, event)
+            return None
+        case Resumed():
+            pauses.resume(draft, worker)
+            return None
         case Quiesced():
             return _quiesced(draft, lane, worker, event)
         case Committed():
@@ -90,8 +97,11 @@ def _file(draft: Draft, lane: Lane, worker: Worker, event: FromWorker) -> Trigge
             assert_never(event)
 
 
-def _heard_again(draft: Draft, lane: Lane, worker: Worker, event: Hello) -> None:
-    """A worker of an earlier life of the daemon is there. What else it says replays as the facts that were missed."""
+def _heard_again(draft: Draft, lane: Lane, worker: Worker, event: Hello) -> Trigger | None:
+    """A worker of an earlier life of the daemon is there. What else it says replays as the facts that were missed.
+
+    What it was asked before it could hear it is asked again.
+    """
     cursor = max(worker.cursor, event.cursor)
     deadline = draft.at + draft.limits.commit_timeout_s
     draft.put(
@@ -100,11 +110,18 @@ def _heard_again(draft: Draft, lane: Lane, worker: Worker, event: Hello) -> None
         adopted=True,
         cursor=cursor,
         done=max(event.done, cursor),
+        errors=max(worker.errors, event.errors),
         total=event.total if event.total is not None else worker.total,
         remaining=event.remaining,
         deadline=deadline,
     )
     draft.note(SessionAdopted(worker.session.name, lane.name, worker.generation, cursor))
+    if worker is not lane.active:
+        return None
+    if worker.phase is Phase.DRAINING:
+        draft.ask(DrainActive(lane.name, worker.generation, worker.fate is Fate.CANCEL))
+        return None
+    return Trigger.CANCEL_ACTIVE if worker.fate is Fate.CANCEL else None
 
 
 def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | None:
@@ -167,13 +184,16 @@ def _promoted(draft: Draft, lane: Lane, worker: Worker, event: Promoted) -> Trig
         phase=Phase.COMPUTING,
         since=draft.at,
         began_at=event.began_at,
-        deadline=None,
+        deadline=worker.deadline if worker.forced else None,
         stall_at=stall,
     )
     return Trigger.PROMOTED
 
 
 def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trigger | None:
+    active = worker is lane.active
+    if event.done > worker.done:
+        worker = pauses.resume(draft, worker)
     pace = worker.pace
     pace = Pace(event.at, event.done) if pace is None else pace.after(event.at, event.done)
     moved = event.done > worker.done or worker.pace is None
@@ -182,13 +202,14 @@ def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trig
         worker,
         done=max(worker.done, event.done),
         cursor=max(worker.cursor, event.cursor),
+        errors=max(worker.errors, event.errors),
         total=event.total if event.total is not None else worker.total,
         rss_bytes=event.rss_bytes or worker.rss_bytes,
         peak_bytes=max(worker.peak_bytes, event.rss_bytes),
         pace=pace,
         stall_at=event.at + draft.limits.stall_timeout_s if moved and computing else worker.stall_at,
     )
-    return Trigger.PROGRESS if worker is lane.active and computing else None
+    return Trigger.PROGRESS if active and computing else None
 
 
 def _last_batch(draft: Draft, lane: Lane, worker: Worker) -> Trigger | None:
@@ -199,7 +220,7 @@ def _last_batch(draft: Draft, lane: Lane, worker: Worker) -> Trigger | None:
         phase=Phase.DRAINING,
         since=draft.at,
         stall_at=None,
-        deadline=draft.at + draft.limits.stall_timeout_s,
+        deadline=pauses.deadline(draft, worker, draft.limits.stall_timeout_s),
     )
     return Trigger.LAST_BATCH
 
@@ -217,10 +238,13 @@ def _quiesced(draft: Draft, lane: Lane, worker: Worker, event: Quiesced) -> Trig
         phase=Phase.COMMITTING,
         since=draft.at,
         done=event.done,
+        errors=max(worker.errors, event.errors),
         remaining=event.remaining,
         ended_at=event.ended_at,
         stall_at=None,
-        deadline=draft.at + (draft.limits.grace_s if worker.forced else draft.limits.commit_timeout_s),
+        deadline=draft.at + draft.limits.grace_s
+        if worker.forced
+        else pauses.deadline(draft, worker, draft.limits.commit_timeout_s),
     )
     remember(draft, now, event.ended_at, event.done + left, event.done, left)
     return Trigger.QUIESCED
@@ -231,21 +255,27 @@ def _committed(draft: Draft, worker: Worker, event: Committed) -> Trigger | None
         worker,
         phase=Phase.COMMITTED if worker.phase is Phase.COMMITTING else worker.phase,
         cursor=max(worker.cursor, event.cursor),
+        errors=max(worker.errors, event.errors),
+        paused=None,
         peak_bytes=max(worker.peak_bytes, event.peak_bytes),
         deadline=worker.deadline if worker.forced else draft.at + draft.limits.exit_timeout_s,
     )
     lane = draft.lane
-    key = profile_key(worker.session, lane)
-    known = draft.profiles.get(key)
-    if now.peak_bytes > (known.peak_bytes if known else 0) and worker.session.prepares:
-        draft.learn(key, learn_peak(known, now.peak_bytes))
-        draft.note(ProfileLearned(key, draft.profiles[key]))
+    _learn_peak(draft, now)
     if now.complete and not now.settled:
         fate.finish(draft, now)
         draft.put(now, settled=True)
     elif not now.settled:
         draft.note(SessionCommitted(now.session.name, lane.name, now.generation, now.cursor))
     return None
+
+
+def _learn_peak(draft: Draft, worker: Worker) -> None:
+    key = profile_key(worker.session, draft.lane)
+    known = draft.profiles.get(key)
+    if worker.peak_bytes > (known.peak_bytes if known else 0) and worker.session.prepares:
+        draft.learn(key, learn_peak(known, worker.peak_bytes))
+        draft.note(ProfileLearned(key, draft.profiles[key]))
 
 
 def _exited(draft: Draft, lane: Lane, worker: Worker, event: Exited) -> Trigger:
@@ -265,6 +295,8 @@ def _exited(draft: Draft, lane: Lane, worker: Worker, event: Exited) -> Trigger:
         draft.change(leaving=tuple(each for each in lane.leaving if each is not worker))
         trigger = Trigger.TICK
     draft.change(readings=tuple(_with_unreturned(each, worker) for each in draft.lane.readings))
+    if worker.trouble is not None and worker.trouble.out_of_memory:
+        _learn_peak(draft, worker)  # what it is let in with the next time
     fate.settle(draft, worker, event.status, event.reason)
     relay = draft.lane.relay
     if relay is not None and relay.generation == worker.generation and not worker.settled:

@@ -5,11 +5,12 @@ Every session leaves its worker through here, exactly once.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 from states.draft import Draft
 from states.notes import SessionCancelled, SessionFailed, SessionFinished, SessionQueued, SessionRetried
-from states.snapshot import Fate, Phase, Trouble, Worker
+from states.snapshot import Fate, Limits, Phase, Trouble, Worker
 from states.work import Session
 
 
@@ -17,7 +18,7 @@ def finish(draft: Draft, worker: Worker) -> None:
     """Every item is durable: the session is done, and those that wait for it are one step nearer."""
     name = worker.session.name
     seconds = (worker.ended_at or draft.at) - (worker.began_at or draft.at)
-    draft.note(SessionFinished(name, draft.name, worker.generation, worker.cursor, seconds))
+    draft.note(SessionFinished(name, draft.name, worker.generation, worker.cursor, seconds, worker.errors))
     draft.queue = tuple(
         replace(each, waits_for=each.waits_for - {name}) if name in each.waits_for else each for each in draft.queue
     )
@@ -28,7 +29,7 @@ def settle(draft: Draft, worker: Worker, status: int | None, reason: str) -> Non
     if worker.settled:
         return
     begun = worker.session.begun or worker.phase not in {Phase.LOADING, Phase.READY}  # told to go, heard of or not
-    session = replace(worker.session, cursor=worker.cursor, total=worker.total, begun=begun)
+    session = replace(worker.session, cursor=worker.cursor, total=worker.total, begun=begun, errors=worker.errors)
     if worker.fate is Fate.CANCEL:
         cancel(draft, session, draft.name, "cancelled")
     elif worker.trouble is not None and worker.trouble.permanent:
@@ -76,15 +77,30 @@ def _crash(worker: Worker, status: int | None, reason: str) -> Trouble:
 
 def _retry(draft: Draft, session: Session, trouble: Trouble) -> None:
     tried = replace(session, attempt=session.attempt + 1)
+    if trouble.out_of_memory:
+        if session.out_of_memory:
+            _fail(draft, session, replace(trouble, reason=f"{trouble.reason} (again, with the device to itself)"))
+            return
+        tried = replace(tried, out_of_memory=1)
     if tried.attempt >= tried.max_attempts:
         _fail(draft, session, trouble)
         return
-    limits = draft.limits
-    wait = min(limits.backoff_s * 2.0 ** (tried.attempt - 1), limits.backoff_cap_s)
+    wait = _backoff(draft.limits, tried)
     draft.note(
         SessionRetried(session.name, draft.name, trouble.kind, trouble.reason, tried.attempt, tried.max_attempts, wait)
     )
     requeue(draft, replace(tried, not_before=draft.at + wait), "tried again")
+
+
+def _backoff(limits: Limits, session: Session) -> float:
+    """Seconds until the next attempt: doubled each time, the second half of them spread over the sessions by name.
+
+    So those that failed of one cause do not all come back at one moment ("equal jitter"; M. Brooker, "Exponential
+    Backoff And Jitter", AWS Architecture Blog, 2015). The spread is a hash: the same session waits as long again.
+    """
+    longest = min(limits.backoff_s * 2.0 ** (session.attempt - 1), limits.backoff_cap_s)
+    share = zlib.crc32(f"{session.name}/{session.attempt}".encode()) / (1 << 32)
+    return longest * (0.5 + 0.5 * share)
 
 
 def _fail(draft: Draft, session: Session, trouble: Trouble) -> None:

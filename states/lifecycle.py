@@ -30,12 +30,14 @@ from states.events import (
     Memory,
     Move,
     Pause,
+    Paused,
     Progress,
     Promoted,
     Queued,
     Quiesced,
     Ready,
     Resume,
+    Resumed,
     Stop,
     Swap,
     Tick,
@@ -140,7 +142,19 @@ def _file(draft: Draft, event: Event) -> Iterator[tuple[str, Trigger]]:
                 yield name, Trigger.STALLED if policy.stalled(lane, draft.at) else Trigger.TICK
         case Memory():
             yield from facts.file_memory(draft, event)
-        case Hello() | Ready() | Promoted() | Progress() | LastBatch() | Quiesced() | Committed() | Failed() | Exited():
+        case (
+            Hello()
+            | Ready()
+            | Promoted()
+            | Progress()
+            | LastBatch()
+            | Paused()
+            | Resumed()
+            | Quiesced()
+            | Committed()
+            | Failed()
+            | Exited()
+        ):
             yield from facts.file_worker(draft, event)
         case Cancel():
             yield from commands.file_cancel(draft, event)

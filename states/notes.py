@@ -74,7 +74,10 @@ class SessionCommitted:
 
 @dataclass(frozen=True, slots=True)
 class SessionFinished:
-    """Every item of a session is computed and durable. `seconds`: from its first item to its last, in this run."""
+    """Every item of a session is computed and durable. `seconds`: from its first item to its last, in this run.
+
+    `errors`: how many of the items were skipped, and gave no result.
+    """
 
     event: ClassVar[str] = "session.finished"
     level: ClassVar[str] = "info"
@@ -83,6 +86,42 @@ class SessionFinished:
     generation: int
     items: int
     seconds: float
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPaused:
+    """A session cannot write its output: the disk is full, or read-only. It keeps its place, and tries again."""
+
+    event: ClassVar[str] = "session.paused"
+    level: ClassVar[str] = "error"
+    session: str
+    lane: str
+    generation: int
+    reason: str
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionResumed:
+    """A paused session goes on, after `waited_s`."""
+
+    event: ClassVar[str] = "session.resumed"
+    level: ClassVar[str] = "warning"
+    session: str
+    lane: str
+    generation: int
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """Someone asked for the end of a session that a worker has; its end follows, also under a later daemon."""
+
+    event: ClassVar[str] = "cancel.asked"
+    level: ClassVar[str] = "info"
+    session: str
+    lane: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,12 +379,15 @@ Note: TypeAlias = (
     | SessionAdopted
     | SessionCommitted
     | SessionFinished
+    | SessionPaused
+    | SessionResumed
     | SessionFailed
     | SessionCancelled
     | SessionRetried
     | LaneMoved
     | LaneHeld
     | SwapAsked
+    | CancelAsked
     | StandbyStarted
     | StandbyAdvanced
     | StandbyReady

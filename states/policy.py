@@ -55,9 +55,18 @@ def next_session(world: World, lane: Lane, at: float) -> Session | None:
     if not may_start(world, lane):
         return None
     session = head(world, lane, at)
-    if session is None or (not session.prepares and (lane.active or lane.retiring)):
+    if session is None or ((lane.active or lane.retiring) and needs_empty(lane, session)):
         return None
     return session
+
+
+def needs_empty(lane: Lane, session: Session) -> bool:
+    """Whether the session is begun only when the device is free of all others, or it is the active one's alone.
+
+    One that computes as soon as it is started; and one that ran out of memory gets the device to itself.
+    """
+    alone = session.out_of_memory or (lane.active is not None and lane.active.session.out_of_memory)
+    return bool(alone) or not session.prepares
 
 
 # The end of the active session
@@ -278,6 +287,10 @@ def _memory_reason(world: World, lane: Lane, session: Session, tier: Tier, held:
     )
 
 
+def _paused(worker: Worker, at: float) -> str:
+    return f"has had no room to write for {at - worker.paused_at:.0f} s and tries again: {worker.paused}"
+
+
 def _idle_reason(world: World, lane: Lane, at: float) -> str:
     unheard = [worker.session.name for worker in lane.workers() if worker.unheard]
     if unheard:
@@ -288,7 +301,7 @@ def _idle_reason(world: World, lane: Lane, at: float) -> str:
         return "paused; batonctl resume lets it go on"
     session = head(world, lane, at)
     if session is not None:
-        if not session.prepares and (lane.active or lane.retiring):
+        if (lane.active or lane.retiring) and needs_empty(lane, session):
             return f"{session.name} starts when the device is free"
         if fitting_tier(world, lane, session) is None:
             return _memory_reason(world, lane, session, lane.tiers[0], 0)
@@ -307,6 +320,8 @@ def _idle_reason(world: World, lane: Lane, at: float) -> str:
 def reason(world: World, lane: Lane, at: float) -> str:
     """Why the lane is in its state, in words and figures."""
     active, standby = lane.active, lane.standby
+    if active is not None and active.paused is not None:
+        return f"{active.session.name} {_paused(active, at)}"
     match lane.state:
         case State.IDLE:
             return _idle_reason(world, lane, at)
@@ -336,4 +351,5 @@ def reason(world: World, lane: Lane, at: float) -> str:
                 return f"{standby.session.name} is prepared; the lane is paused; batonctl resume lets it go on"
             if active is not None:
                 return f"{standby.session.name} is prepared and waits for {active.session.name} to end"
-            return f"{standby.session.name} waits for {', '.join(w.session.name for w in lane.retiring)} to commit"
+            last = ", ".join(w.session.name + (f" ({_paused(w, at)})" if w.paused else "") for w in lane.retiring)
+            return f"{standby.session.name} waits for {last} to commit"

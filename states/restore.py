@@ -51,13 +51,16 @@ def _with(world: World, lane: Lane, remnant: Remnant, at: float, patience_s: flo
         beside=False,
         deadline=at + patience_s,
         unheard=True,
+        fate=Fate.CANCEL if remnant.session.cancelled else Fate.COMPLETE,
         start=remnant.session.cursor,
         cursor=remnant.session.cursor,
         done=remnant.session.cursor,
+        errors=remnant.session.errors,
         total=remnant.session.total,
     )
     if not remnant.promoted:
-        gone = replace(worker, phase=Phase.LOADING, fate=Fate.REQUEUE, forced=Force.ASK, unheard=False)
+        fate = Fate.CANCEL if remnant.session.cancelled else Fate.REQUEUE
+        gone = replace(worker, phase=Phase.LOADING, fate=fate, forced=Force.ASK, unheard=False)
         return replace(lane, leaving=(*lane.leaving, gone))
     retiring = lane.retiring
     if lane.active is not None:

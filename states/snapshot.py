@@ -59,6 +59,11 @@ class Trouble:
         """True for a bad model, bad input or a program that raised."""
         return self.kind in {"model", "input", "program"}
 
+    @property
+    def out_of_memory(self) -> bool:
+        """True where the worker says that an allocation failed."""
+        return self.kind == "memory"
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -68,6 +73,7 @@ class Worker:
     `hurried`: it got its normal priority before it was ready.
     `settled`: its session has ended already (its output is complete and durable); only the process remains.
     `unheard`: it is from an earlier life of the daemon, and has not said anything in this one; `adopted`: it has.
+    `paused`: why it cannot write its output, since `paused_at`. `errors`: of the items `done`, those that were skipped.
     """
 
     session: Session
@@ -89,9 +95,12 @@ class Worker:
     settled: bool = False
     unheard: bool = False
     adopted: bool = False
+    paused: str | None = None
+    paused_at: float = 0.0
     cursor: int = 0
     done: int = 0
     start: int = 0
+    errors: int = 0
     total: int | None = None
     remaining: int | None = None
     rss_bytes: int = 0
@@ -208,6 +217,7 @@ class Limits:
     stall_timeout_s: float = 600.0
     drain_timeout_s: float = 120.0
     commit_timeout_s: float = 300.0
+    pause_timeout_s: float = 660.0  # without room to write; the built-in worker gives up by itself after 600
     exit_timeout_s: float = 10.0
     grace_s: float = 5.0  # between asking, SIGTERM and SIGKILL
     backoff_s: float = 2.0  # before the second attempt; doubles

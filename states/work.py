@@ -45,7 +45,9 @@ class Session:
     `order` is its place among equals: lower runs sooner; it keeps it when it comes back.
     `profile` is the key of what is learned of its model; `guess_bytes` its need where nothing is learned yet.
     `waits_for` holds the names of sessions that must be committed first. `begun`: its output folder may hold rows
-    of its own, to go on from.
+    of its own, to go on from. `errors`: of the items before `cursor`, those that were skipped.
+    `out_of_memory`: how often it ran out of memory; from the first time on it gets a device of its own.
+    `cancelled`: someone asked for its end while a worker had it.
     """
 
     name: str
@@ -64,6 +66,9 @@ class Session:
     resumable: bool = True
     prepares: bool = True
     begun: bool = False
+    errors: int = 0
+    out_of_memory: int = 0
+    cancelled: bool = False
     not_before: float = 0.0
     queued_at: float = 0.0
 

@@ -20,7 +20,7 @@ CORE = (
     ("estimate", "events", "effects", "notes"),  # what is predicted of them, what happened, what is asked for and told
     ("snapshot",),  # how things stand
     ("policy", "draft", "decision"),  # what follows from it; a step's own copy of it; its answer
-    ("fate", "guards", "restore"),  # what becomes of a session; policy as words of the table; what a daemon finds
+    ("fate", "pauses", "guards", "restore"),  # what becomes of a session, what it waits for; policy as words; the past
     ("facts",),  # what a fact changes in the books
     ("commands", "actions"),  # what a person, or a row, changes
     ("table",),  # the rows
@@ -36,6 +36,7 @@ HARMLESS = {
     "functools": "is functions",
     "math": "is functions",
     "typing": "is types",
+    "zlib": "is functions",
 }
 
 ANYWHERE = ("states", "daemon", "baton")
@@ -45,7 +46,11 @@ ONLY: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("tensorflow", ("daemon.worker",), "it costs hundreds of megabytes and seconds, and the daemon must outlive it"),
     ("keras", ("daemon.worker",), "it brings tensorflow"),
     ("numpy", ("daemon.worker",), "the daemon stays small: what it handles are lines, not arrays"),
-    ("rich", ("daemon.screen", "daemon.waiting"), "it is for people, and slow to import: scripts never wait for it"),
+    (
+        "rich",
+        ("daemon.screen", "daemon.screen_show", "daemon.waiting"),
+        "it is for people, and slow to import: scripts never wait for it",
+    ),
     ("sqlite3", ("daemon.database", "daemon.recording", "daemon.store"), "what is kept is written in one place"),
     ("structlog", ("daemon.logs",), "a line of the log is made in one place"),
     ("baton", ("daemon.worker",), "it is the worker's end of the channel"),

@@ -132,6 +132,8 @@ def _plain_session(session: Session, name: str, order: float, waits_for: frozens
         cursor=0,
         attempt=0 if session.max_attempts == UNLIMITED else session.attempt,
         begun=False,
+        errors=0,
+        cancelled=False,  # its worker's fate says so
         waits_for=waits_for,
         not_before=LATER if session.not_before > NOW else 0.0,
         queued_at=0.0,
@@ -157,8 +159,10 @@ def _plain_worker(worker: Worker, generation: int, session: Session, role: str) 
     trouble = worker.trouble
     if settled or trouble is None or worker.fate is Fate.CANCEL:
         trouble = None
-    elif trouble.permanent:
+    elif trouble.permanent or (trouble.out_of_memory and session.out_of_memory):
         trouble = Trouble("model", "")
+    elif trouble.out_of_memory:
+        trouble = Trouble("memory", "")
     else:  # the session comes back either way; only a standby may do less for it
         trouble = Trouble("crash", "") if role == "standby" else None
     return Worker(
@@ -178,6 +182,7 @@ def _plain_worker(worker: Worker, generation: int, session: Session, role: str) 
         fate=Fate.COMPLETE if settled else worker.fate,
         trouble=trouble,
         settled=settled,
+        paused=None if worker.paused is None or settled or phase is Phase.LOADING else "full",
         cursor=worker.cursor if phase is Phase.COMMITTED and not settled and worker.fate is Fate.COMPLETE else 0,
         done=worker.done if phase is Phase.COMMITTING and not settled else 0,
         total=None if settled or worker.total is None or (gone and phase is Phase.LOADING) else ITEMS,

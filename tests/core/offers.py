@@ -46,7 +46,7 @@ class Part(Enum):
     DEATH = "the exit of a worker that got SIGKILL, or that nothing limits"
     TIME = "time passes a limit"
     MEMORY = "memory becomes free"
-    CARE = "someone resumes the lane; the device comes back"
+    CARE = "someone resumes the lane; the device comes back; a full disk has room"
     WHIM = "commands, submissions, losses"
 
 
@@ -69,6 +69,7 @@ class Scope:
     arrivals: bool = True
     coarse: bool = False
     after: bool = False
+    disks: bool = False
 
 
 Edge = tuple[Part, str, World, ev.Event]
@@ -108,7 +109,7 @@ def offered(world: World, scope: Scope) -> Iterator[Edge]:
         for part, word, reading in readings:
             yield part, f"memory {word}", world, ev.Memory(NOW, lane.name, reading.total, reading.free)
         for worker in lane.workers():
-            for part, label, event in _said(lane, worker, scope):
+            for part, label, event in (*_said(lane, worker, scope), *_disk(worker, scope)):
                 yield part, f"{worker.session.name} {label}", world, event
         if scope.holds:
             yield Part.CARE, "resume", world, ev.Resume(NOW, lane.name)
@@ -243,6 +244,17 @@ def _said(lane: Lane, worker: Worker, scope: Scope) -> Iterator[tuple[Part, str,
             yield Part.FAULT, "fails", ev.Failed(NOW, g, "memory", "short")
     if scope.doubled:
         yield from _doubled(worker, ready, quiesced)
+
+
+def _disk(worker: Worker, scope: Scope) -> Iterator[tuple[Part, str, ev.FromWorker]]:
+    """Between its start and its end a worker may find its disk full, and then not."""
+    begun = worker.began_at is not None or worker.phase is Phase.COMMITTING
+    if not scope.disks or worker.settled or not begun:
+        return
+    if worker.phase in {Phase.COMPUTING, Phase.DRAINING, Phase.COMMITTING}:
+        yield Part.FAULT, "paused", ev.Paused(NOW, worker.generation, "full")
+    if worker.paused is not None:
+        yield Part.CARE, "resumed", ev.Resumed(NOW, worker.generation)
 
 
 def _doubled(worker: Worker, ready: ev.Ready, quiesced: ev.Quiesced) -> Iterator[tuple[Part, str, ev.FromWorker]]:

@@ -289,6 +289,8 @@ FACTS: dict[str, Fact] = {
     "started": lambda at, who, _, __, said: ev.Promoted(at, who, float(said.get("began", at))),
     "progress": _progress,
     "last_batch": lambda at, who, _, __, ___: ev.LastBatch(at, who),
+    "paused": lambda at, who, _, words, __: ev.Paused(at, who, words[0]),
+    "resumed": lambda at, who, _, __, ___: ev.Resumed(at, who),
     "quiesced": _quiesced,
     "committed": _committed,
     "failed": lambda at, who, _, words, said: ev.Failed(at, who, words[0], words[1], _whole(said, "item", None)),

@@ -8,6 +8,17 @@ UNCOUNTED = 0  # attempts without limit: a graph of any number of retries is sma
 
 SCOPES = {
     "one session, with everything that may befall it": Scope(sessions=1, attempts=2),
+    "one session whose disk is full": Scope(sessions=1, attempts=UNCOUNTED, disks=True, doubled=False),
+    "two sessions whose disks are full": Scope(
+        attempts=UNCOUNTED,
+        disks=True,
+        tight=False,
+        faults=False,
+        doubled=False,
+        holds=False,
+        endings=False,
+        coarse=True,
+    ),
     "two sessions that fail, stall, are swapped and cancelled": Scope(
         attempts=UNCOUNTED, after=True, tight=False, doubled=False, holds=False, endings=False, coarse=True
     ),

@@ -77,6 +77,8 @@ def _worker_line(worker: Worker) -> str:
     else:
         parts.append(f"{worker.done} of {'?' if worker.total is None else worker.total}, {worker.cursor} durable")
     parts.append(f"reserved {bytes_(worker.reserved)}")
+    if worker.paused is not None:
+        parts.append(f"paused: {worker.paused}")
     if worker.settled:
         parts.append("its session has ended")
     elif worker.fate is not Fate.COMPLETE:
@@ -97,6 +99,8 @@ def queued(session: Session, at: float) -> str:
         line += f" from {session.cursor}"
     if session.attempt:
         line += f", attempt {session.attempt + 1} of {session.max_attempts}"
+    if session.out_of_memory:
+        line += ", alone on a device"
     if session.not_before > at:
         line += f", not before {figure(session.not_before)}"
     if session.waits_for:

@@ -272,6 +272,20 @@ def test_the_running_session_does_not_notice_that_its_daemon_was_killed(batond: 
     assert (handover["tier"], handover["items_done"]) == ("warm", 400)
 
 
+def test_a_cancel_that_was_accepted_is_kept_by_the_next_daemon(tmp_path: Path) -> None:
+    """The first was killed before the session had ended; the session ignores whoever asks."""
+    with Batond(tmp_path, "--launcher", "exec", settings="[limits]\ndrain_timeout_s = 3.0\n") as batond:
+        batond.submit(stand_in("a", tmp_path, "--ignore-drain", items=100_000) + stand_in("b", tmp_path))
+        batond.event("session.started", session="a")
+        batond.ctl("cancel", "a")
+        batond.kill()
+        batond.start()
+        batond.ended("a", "b")
+        assert batond.told("session.cancelled", session="a")
+        assert [event["generation"] for event in batond.told("session.started", session="a")] == [1]
+        assert batond.rows("b") == list(range(20))
+
+
 def test_a_session_that_ends_while_no_daemon_is_there_is_done_once(batond: Batond) -> None:
     batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=100))
     batond.event("session.started", session="a")

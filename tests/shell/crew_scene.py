@@ -19,7 +19,7 @@ from states.effects import Force, StartStandby
 from states.events import Event, Exited, Ready
 from states.work import Session, Tier
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0  # generous: the machine may be busy with anything
 FAKE_WORKER = str(Path(__file__).parents[1] / "fake_worker.py")
 CPU = DeviceAssignment(kind="cpu")
 

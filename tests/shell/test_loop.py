@@ -184,6 +184,28 @@ async def _until_taken(loop: Loop) -> None:
         await asyncio.sleep(0.05)
 
 
+def test_a_record_that_fails_for_long_costs_no_worker_its_time() -> None:
+    """What waited is taken as if it came now: no limit that counts from it has passed before anybody could act."""
+
+    async def body(loop: Loop, diary: Diary) -> None:
+        loop.post(Queued(now(), Session("a", 1)))
+        long_ago = now() - 10_000
+        diary.full = True
+        loop.post(Ready(long_ago, 1, Tier.WARM, 1.0, 10))
+        loop.post(Promoted(long_ago, 1, long_ago))
+        loop.post(Tick(long_ago))
+        diary.full = False
+        await loop.until(lambda world: world.lanes["cpu"].state is State.RUNNING)
+        active = loop.world.lanes["cpu"].active
+        assert active is not None
+        assert active.began_at == long_ago
+        assert active.stall_at is not None
+        assert active.stall_at > now()
+        assert "perform DrainActive" not in diary.told
+
+    run(body)
+
+
 def test_a_stop_does_not_wait_for_room_on_a_disk() -> None:
     """Nothing new is begun by it; the outputs hold what was done."""
 

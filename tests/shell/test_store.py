@@ -121,6 +121,28 @@ def test_the_whole_life_of_a_session_is_kept(life: Life) -> None:
     assert told.index("standby.ready") < told.index("session.started")
 
 
+def test_a_cancel_that_was_accepted_is_read_back_as_one(life: Life) -> None:
+    """Its worker may outlive the daemon that promised the end."""
+    life.submit("a")
+    generation = life.run_to(0)
+    assert life.store.load().queue[0].cancelled is False
+    life.feed(Cancel(0.0, "a"))
+    (session,) = life.store.load().queue
+    assert (session.name, session.cancelled) == ("a", True)
+    life.feed(Exited(0.0, generation, 0))
+    assert life.store.load().queue == ()
+
+
+def test_the_items_that_were_skipped_are_kept_with_the_session(life: Life) -> None:
+    life.submit("a")
+    generation = life.run_to(0)
+    life.feed(Quiesced(0.0, generation, 0.0, 100, 0, errors=3))
+    life.feed(Committed(0.0, generation, 100, errors=3))
+    record = life.store.session("a")
+    assert record is not None
+    assert (record.state, record.items, record.core.errors) == ("done", 100, 3)
+
+
 def test_those_that_wait_for_a_finished_session_are_read_back_as_due(life: Life) -> None:
     life.submit("a")
     life.submit("b", waits_for=frozenset({"a"}))

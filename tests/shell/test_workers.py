@@ -19,7 +19,7 @@ from daemon import workers as workers_module
 from daemon.channel import Channel
 from daemon.sessionfile import SessionSpec
 from states.effects import Force
-from states.events import Committed, Exited, Failed, Hello, Progress, Promoted, Quiesced, Ready
+from states.events import Committed, Exited, Failed, Hello, Paused, Progress, Promoted, Quiesced, Ready
 from states.work import Tier
 from tests.fake_worker import rows
 from tests.shell.crew_scene import Scene, in_loop, program_of
@@ -116,6 +116,24 @@ async def test_the_last_words_come_before_the_exit_also_of_one_that_was_being_re
 
 
 @in_loop
+async def test_a_full_disk_and_the_items_that_were_skipped_are_told(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        BARE + "say(**hello, errors=1); say(type='paused', reason='no space left on /out')\n"
+        "say(type='progress', done=4, cursor=2, errors=2); say(type='resumed')\n"
+        "say(type='quiesced', at=1.0, done=9, errors=3); say(type='committed', cursor=9, errors=3)\n"
+    )
+    async with Scene(tmp_path) as scene:
+        scene.crew.nursery = Bare(script)
+        scene.start(SessionSpec(name="s"))
+        await scene.fact(Exited, 1)
+        assert scene.names(1) == ["Hello", "Paused", "Resumed", "Quiesced", "Committed", "Exited"]
+        assert (await scene.fact(Paused, 1)).reason == "no space left on /out"
+        kinds = (Hello, Progress, Quiesced, Committed)
+        assert [fact.errors for fact in scene.of(1) if isinstance(fact, kinds)] == [1, 2, 3, 3]
+
+
+@in_loop
 async def test_go_is_on_the_wire_when_the_call_returns() -> None:
     ours, theirs = socket.socketpair()
     channel = Channel(ours, take=print, fault=print, ended=print)
@@ -190,7 +208,7 @@ say = lambda **message: line.sendall(json.dumps(message).encode() + b'\\n')
         ("say(type='last_batch')", "lastbatch before hello"),
         ("say(**hello); say(type='progress', done=-1, cursor=0)", "Expected `int` >= 0"),
         ("say(**hello); say(type='progress', done=0)", "missing required field `cursor`"),
-        ("[say(**hello) for _ in range(1001)]", "more than 1000 lines other than progress"),
+        ("[say(**hello) for _ in range(9000)]", "more than 1000 lines other than progress"),
         ("say(**hello); line.close()", "closed its channel"),
     ],
 )

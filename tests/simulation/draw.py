@@ -17,6 +17,7 @@ LIMITS = Limits(
     stall_timeout_s=12.0,
     drain_timeout_s=8.0,
     commit_timeout_s=8.0,
+    pause_timeout_s=60.0,
     exit_timeout_s=4.0,
     grace_s=1.0,
     backoff_s=1.0,
@@ -27,7 +28,7 @@ PATIENCE_S = 15.0  # how long a worker looks for a daemon
 
 _STAGED = [Kind.DIE] * 6 + [Kind.HANG, Kind.FREEZE, Kind.SLOW] + [Kind.FAIL, Kind.FAIL, Kind.FAIL_FOR_GOOD]
 _LINES = [Kind.LATE, Kind.DOUBLE]
-_WHOLE = [Kind.DEAF, Kind.STUBBORN, Kind.UNDYING, Kind.UNDYING, Kind.EARLY, Kind.UNBORN]
+_WHOLE = [Kind.NO_ROOM] * 2 + [Kind.DEAF, Kind.DEAF, Kind.STUBBORN, Kind.UNDYING, Kind.UNDYING, Kind.EARLY, Kind.UNBORN]
 _WORLDLY = (
     [Kind.RESTART] * 8 + [Kind.FOREIGN] * 3 + [Kind.DISK_FULL, Kind.UNREADABLE, Kind.DEVICE, Kind.STOP, Kind.KILL]
 )
@@ -137,6 +138,8 @@ def _mishap(chance: Random, job: Job) -> Mishap:
     stage = chance.choice(list(Stage))
     if kind in {Kind.FAIL, Kind.FAIL_FOR_GOOD}:
         stage = chance.choice([Stage.LOADING, Stage.COMPUTING, Stage.QUIESCED])
+    if kind is Kind.NO_ROOM:
+        stage = chance.choice([Stage.COMPUTING, Stage.QUIESCED])
     if kind in {Kind.DEAF, Kind.STUBBORN, Kind.UNDYING, Kind.EARLY, Kind.UNBORN}:
         stage = Stage.COMPUTING if kind is Kind.EARLY else Stage.BORN
     seconds = chance.choice([0.05, 0.5, 2.0]) if kind in {Kind.LATE, Kind.DOUBLE} else chance.choice([1.0, 6.0, 20.0])
@@ -156,7 +159,7 @@ def _trouble(chance: Random, lanes: tuple[LanePlan, ...], length: float) -> Trou
     kind, lane = chance.choice(_WORLDLY), chance.choice(lanes)
     seconds = chance.choice([0.3, 0.3, 1.0, 5.0, 25.0])
     if kind is Kind.DISK_FULL:
-        seconds = chance.choice([0.3, 1.0, 5.0])  # shorter than any time limit: see docs/reliability.md
+        seconds = chance.choice([0.3, 1.0, 5.0, 40.0])  # the last is longer than any time limit
     return Trouble(
         kind=kind,
         at=round(chance.uniform(0.0, length), 3),

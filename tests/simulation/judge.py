@@ -28,7 +28,7 @@ class Judge:
         self.jobs = {job.id: job for job in plan.jobs}
         self.ends: defaultdict[str, list[str]] = defaultdict(list)  # by job
         self.excused: set[str] = set()  # jobs
-        self.cancelled: dict[str, int] = {}  # jobs, with the daemon's life that took the command
+        self.cancelled: set[str] = set()  # jobs
         self.submissions: list[str] = []  # jobs
         self.moved_at = 0.0
 
@@ -68,7 +68,7 @@ class Judge:
     def take(self, decision: Decision) -> None:
         """A decision that is recorded."""
         if isinstance(decision.event, Cancel) and decision.refused is None:
-            self.cancelled[self._job(decision.event.name).id] = self.house.shell.life
+            self.cancelled.add(self._job(decision.event.name).id)
         for note in decision.notes:
             match note:
                 case told.SessionFinished():
@@ -122,7 +122,7 @@ class Judge:
             job = self._job(effect.session.name)
             mine = self._need(device, job, effect.tier)
             must(
-                self.cancelled.get(job.id) != self.house.shell.life,
+                job.id not in self.cancelled,
                 "cancel",
                 f"{job.name} is started, and its cancellation was accepted",
             )
@@ -157,6 +157,8 @@ class Judge:
         for id_ in self.submissions:
             job, ends = self.jobs[id_], self.ends[id_]
             must(len(ends) == 1, "ended once", f"{job.name} ({id_}) ended {len(ends)} times")
+            if id_ in self.cancelled:
+                must(ends != ["failed"] or id_ in self.excused, "cancel", f"{job.name} ({id_}) is {ends[0]}")
             if ends != ["done"] and id_ not in self.excused and id_ not in self.cancelled:
                 waited = any(self._not_done(name) for name in job.waits_for)
                 must(waited, "untroubled", f"{job.name} ({id_}) is {ends[0]}, and nothing was wrong with it")

@@ -17,6 +17,8 @@ LINES: dict[type[ev.FromWorker], Stage] = {
     ev.Promoted: Stage.GOING,
     ev.Progress: Stage.COMPUTING,
     ev.LastBatch: Stage.DRAINING,
+    ev.Paused: Stage.COMPUTING,
+    ev.Resumed: Stage.COMPUTING,
     ev.Quiesced: Stage.QUIESCED,
     ev.Committed: Stage.COMMITTED,
 }

@@ -39,6 +39,7 @@ class Kind(Enum):
     UNBORN = "cannot be started"
     LATE = "says a line late"
     DOUBLE = "says a line twice"
+    NO_ROOM = "has no room to write for a time"
     # in the world, at a time
     RESTART = "the daemon is killed"
     STOP = "the daemon is stopped"

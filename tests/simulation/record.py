@@ -61,6 +61,8 @@ class Record:
                 self.live[session.name] = session
             case told.SessionMoved():
                 self._change(note.session, order=note.order)
+            case told.CancelAsked():
+                self._change(note.session, cancelled=True)
             case told.SessionStarted():
                 self._change(note.session, cursor=note.cursor)
                 if note.total is not None:

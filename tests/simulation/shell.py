@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Protocol
 
 from states import events as ev
@@ -151,6 +152,9 @@ class Shell:
     def _try_again(self) -> None:
         if self.alive:
             self.blocked = False
+            waiting = [event for event in self._inbox if not isinstance(event, ev.Tick)]
+            self._inbox = deque(replace(event, at=self.clock.now) for event in waiting)
+            self._inbox.append(ev.Tick(self.clock.now))
             self._drain()
 
     # Time and memory

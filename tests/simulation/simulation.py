@@ -155,6 +155,9 @@ class Simulation:
         for fact in missed:
             self._forget(fact.generation if isinstance(fact, ev.Exited) else 0)
             self.shell.take(fact)
+        for session in self.shell.world.queue:
+            if session.cancelled:
+                self.shell.take(ev.Cancel(self.clock.now, session.name))
         self.shell.start(self.plan.limits.readings)
 
     def _forget(self, generation: int) -> None:

@@ -107,6 +107,10 @@ def _fact(event: ev.FromWorker, who: str) -> str:
             return (
                 f"progress {who} {event.done} durable={event.cursor}{_option('of', event.total)} rss={event.rss_bytes}"
             )
+        case ev.Paused():
+            return f"paused {who} '{event.reason}'"
+        case ev.Resumed():
+            return f"resumed {who}"
         case ev.LastBatch():
             return f"last_batch {who}"
         case ev.Quiesced():

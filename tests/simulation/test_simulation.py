@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from states import events as ev
-from states import facts, fate, policy
+from states import facts, fate, pauses, policy
 from states.draft import Draft
 from states.snapshot import Fate, Lane, Worker
 from states.triggers import Trigger
@@ -110,6 +110,11 @@ def never_escalates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy, "overdue", lambda *_: ())
 
 
+def takes_a_full_disk_for_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has no room to write is ended when its time is over."""
+    monkeypatch.setattr(pauses, "pause", lambda *_: None)
+
+
 def starts_only_twelve(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the twelfth worker no lane takes a session any more."""
     may_start = policy.may_start
@@ -124,6 +129,7 @@ PLANTED: list[tuple[Patch, set[str]]] = [
     (forgets_that_it_ended, {"ended twice", "record", "invariants"}),
     (drains_cost_an_attempt, {"attempt", "untroubled"}),
     (never_escalates, {"busy", "stuck"}),
+    (takes_a_full_disk_for_a_stall, {"attempt", "untroubled"}),
     (starts_only_twelve, {"stuck"}),
 ]
 

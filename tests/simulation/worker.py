@@ -82,6 +82,7 @@ class Worker:
         self._early: list[Effect] = []
         self._batches = 0
         self._warm = False
+        self._with_room: Callable[[], None] | None = None  # what it does as soon as there is room to write
 
     def __str__(self) -> str:
         return f"worker {self.generation} ({self.job.name}, {self.stage.value}{'' if self.alive else ', dead'})"
@@ -171,7 +172,16 @@ class Worker:
             return
         self.done += count
         self._batches += 1
-        if self.job.checkpoint and self._batches % self.job.checkpoint == 0:
+        due = self.job.checkpoint and self._batches % self.job.checkpoint == 0
+        if due and self._pauses(self._checkpointed):
+            return
+        self._counted(write=bool(due))
+
+    def _checkpointed(self) -> None:
+        self._counted(write=True)
+
+    def _counted(self, *, write: bool) -> None:
+        if write:
             self._write()
         if self.job.resumable:
             self._tell_progress()
@@ -182,7 +192,38 @@ class Worker:
     def _tell_progress(self) -> None:
         self.line.say(ev.Progress(self.clock.now, self.generation, self.done, self.cursor, self.total, self.hold_bytes))
 
+    def _pauses(self, then: Callable[[], None]) -> bool:
+        """Whether there is no room to write: `then` is done when there is, or what it is told makes of it meanwhile."""
+        mishap = self.mishaps.pop((Kind.NO_ROOM, self.stage), None)
+        if mishap is None:
+            return False
+        self.house.struck(Kind.NO_ROOM, self.job.id)
+        self._with_room = then
+        self.line.say(ev.Paused(self.clock.now, self.generation, "the disk is full"))
+        self._soon(mishap.seconds, self._room)
+        return True
+
+    def _room(self) -> None:
+        then, self._with_room = self._with_room, None
+        if then is not None:
+            self.line.say(ev.Resumed(self.clock.now, self.generation))
+            then()
+
+    def _told_while_paused(self, *, cancelled: bool) -> None:
+        """With nothing in flight it quiesces at once; what it could not write it keeps, unless nobody wants it."""
+        if self.stage is Stage.COMPUTING:
+            self._say_quiesced()
+            self._with_room = self._commit
+        if cancelled:
+            self._with_room = None
+            self.done = self.cursor
+            self._soon(0.01, self._commit)
+
     def _quiesce(self) -> None:
+        self._say_quiesced()
+        self._soon(self.job.commit_s * self.chance.uniform(0.5, 1.5), self._commit)
+
+    def _say_quiesced(self) -> None:
         left = self.job.items - self.done
         self.on_device = False
         self.ended_at = self.clock.now
@@ -191,9 +232,10 @@ class Worker:
             self.line.say(ev.Progress(self.clock.now, self.generation, self.done, self.cursor, 1))
         self._enter(Stage.QUIESCED)
         self.line.say(ev.Quiesced(self.clock.now, self.generation, self.clock.now, self.done, self.remaining))
-        self._soon(self.job.commit_s * self.chance.uniform(0.5, 1.5), self._commit)
 
     def _commit(self) -> None:
+        if self._pauses(self._commit):
+            return
         self._write()
         self._enter(Stage.COMMITTED)
         self.line.say(ev.Committed(self.clock.now, self.generation, self.cursor, self.hold_bytes))
@@ -222,8 +264,10 @@ class Worker:
             case AdvanceStandby() | Promote():
                 if not self.frozen:
                     self._ordered(order)
-            case DrainActive():
+            case DrainActive(cancelled=cancelled):
                 self._asked()
+                if self._with_room is not None and not self.frozen and Kind.DEAF not in self.kinds:
+                    self._told_while_paused(cancelled=cancelled)
             case EndWorker(force=Force.ASK):
                 self.dismissed = True
                 self._asked()
@@ -295,6 +339,8 @@ class Worker:
             return
         if self.clock.now >= until:
             self.draining = True
+            if self._with_room is not None:
+                self._told_while_paused(cancelled=False)
             return
         self.later(REJOIN_INTERVAL_S, lambda: self._look(until))
 
@@ -306,6 +352,8 @@ class Worker:
             facts += [ev.Promoted(now, g, self.started_at), ev.Progress(now, g, self.done, self.cursor, self.total)]
         if self.ended_at is not None:
             facts.append(ev.Quiesced(now, g, self.ended_at, self.done, self.remaining))
+        if self._with_room is not None:
+            facts.append(ev.Paused(now, g, "the disk is full"))
         if self.stage is Stage.COMMITTED:
             facts.append(ev.Committed(now, g, self.cursor))
         return facts
