@@ -14,9 +14,11 @@ prepared in more than one step. Runs in any Python from 3.9 on.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -37,6 +39,8 @@ LINE_LIMIT_BYTES: Final = 1 << 20
 REASON_LIMIT_CHARACTERS: Final = 2000
 PROGRESS_INTERVAL_S: Final = 0.05  # 20 lines a second, however fast the loop is
 REJOIN_INTERVAL_S: Final = 0.2
+STEADY_S: Final = 1.0  # a line to a daemon that lasted less was none: the time to find one goes on
+CHANNEL_FD_LEAST: Final = 256  # beyond what a program closes that closes "all" it may have inherited
 EXIT_DAEMON_LOST: Final = 75  # EX_TEMPFAIL: nothing was computed, and nothing is wrong with the session
 
 
@@ -60,22 +64,28 @@ class Channel:
     A reader thread owns the receiving side. Until `go` it ends the process at once on `cancel`, `drain` or the
     loss of the daemon; after it, these set `draining` (and `cancelled`, `lost`), which the worker looks at
     between two batches. A daemon that is lost while the worker computes is looked for again, as long as `assign`
-    allows, and is lost for good only then. The methods that send may be called from any thread; none of them
-    fails when the daemon is gone.
+    allows, and is lost for good only then. The methods that send may be called from any thread and from a signal
+    handler; none of them fails when the daemon is gone. In a forked child they do nothing.
     """
 
     def __init__(self, fd: int) -> None:
-        """Take over the socket `fd`, wait for the daemon's first line and answer it."""
-        os.set_inheritable(fd, False)  # noqa: FBT003 - a program started from here must not keep the line open
-        self._fd = fd
+        """Take over the socket `fd`, wait for the daemon's first line and answer it. Raises Failure: it is none."""
+        self._fd = _taken_over(fd)
+        self._identity = _identity(self._fd)
+        self._knocking = -1  # a socket that may become the line: a forked child must not keep that open either
+        self.forked = False
         self._buffer = b""
         self._orders: SimpleQueue[str | None] = SimpleQueue()
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()  # a signal handler may send while this very thread sends
+        self._writing = False
+        self._outbox: list[bytes] = []
         self._progress_due = 0.0
         self._progress_owed = False
         self._going = False
         self._told = threading.Event()  # a drain or a cancel that `idle` has not seen
         self._paused: str | None = None
+        self._joined_at = float("-inf")
+        self._look_until = 0.0
         self.phase = "loading"
         self.tier: str | None = None
         self.draining = False
@@ -114,9 +124,11 @@ class Channel:
         while b"\n" not in self._buffer:
             if len(self._buffer) > LINE_LIMIT_BYTES:
                 return None
+            if not self._ours():
+                return None
             try:
                 chunk = os.read(self._fd, 65536)
-            except OSError:  # a reset, or a descriptor that is none: either way the daemon is gone
+            except OSError:  # a reset: the daemon is gone
                 return None
             if not chunk:
                 return None
@@ -155,20 +167,35 @@ class Channel:
             return False
         import socket  # only here: a script that never loses its daemon need not wait for this import
 
-        until = time.monotonic() + float(rejoin["seconds"])
-        while time.monotonic() < until:
-            line = socket.socket(socket.AF_UNIX)
+        if time.monotonic() - self._joined_at > STEADY_S:
+            self._look_until = time.monotonic() + float(rejoin["seconds"])
+        else:  # hung up on at once: that was no daemon, or one without a place for us
+            time.sleep(REJOIN_INTERVAL_S)
+        while time.monotonic() < self._look_until:
+            try:
+                line = socket.socket(socket.AF_UNIX)
+            except OSError:  # no descriptor left: there may be one in a moment
+                time.sleep(REJOIN_INTERVAL_S)
+                continue
+            self._knocking = line.fileno()
+            line.settimeout(None)  # the program may have set another default for its own sockets
             try:
                 line.connect(rejoin["socket"])
             except OSError:  # no daemon yet, or one that is not listening yet
+                self._knocking = -1
                 line.close()
                 time.sleep(REJOIN_INTERVAL_S)
                 continue
             with self._sending:
-                os.dup2(line.fileno(), self._fd, inheritable=False)
-                line.close()
+                if self._ours():
+                    os.close(self._fd)
+                self._fd = _moved_up(line.detach())
+                self._knocking = -1
+                self._identity = _identity(self._fd)
                 self._buffer = b""
+                del self._outbox[:]
                 self._hello()
+            self._joined_at = time.monotonic()
             return True
         return False
 
@@ -191,7 +218,7 @@ class Channel:
             self._hello()
 
     def _hello(self) -> None:
-        self._write(
+        self._say(
             "hello",
             protocol=PROTOCOL,
             session=self.session,
@@ -213,32 +240,46 @@ class Channel:
     def advanced(self, tier: str) -> None:
         """A tier was passed on the way to a higher one. The seconds since the order are measured here."""
         self.tier = tier
-        self._send("advanced", tier=tier, seconds=time.monotonic() - self._since)
+        self._say("advanced", tier=tier, seconds=time.monotonic() - self._since)
 
     def ready(self, tier: str, total: int | None = None) -> None:
-        """Prepared up to `tier`. The seconds since the order are measured here."""
+        """Prepared up to `tier`. The seconds since the order are measured here.
+
+        Raises Failure where the program closed the channel: it could not be told to go.
+        """
         self.phase, self.tier = "ready", tier
-        self.total = self.total if total is None else total
+        if total is not None:
+            self.total = _count("total", total)
         seconds = time.monotonic() - self._since
-        self._send("ready", tier=tier, seconds=seconds, total=self.total, peak_bytes=_peak_bytes())
+        self._say("ready", tier=tier, seconds=seconds, total=self.total, peak_bytes=_peak_bytes())
+        if not self.forked and not self._ours():
+            raise Failure(
+                "program",
+                f"cannot wait for the device: the program closed descriptor {self._fd}, its channel to batond; "
+                "have it close only what it opened",
+            )
 
     def started(self) -> None:
         """The first item is about to be computed."""
         at = time.monotonic()
         self.phase, self.began_at = "computing", at
-        self._send("started", at=at)
+        self._say("started", at=at)
 
     def progress(self, done: int, total: int | None = None, cursor: int | None = None) -> None:
         """`done` items are computed and `cursor` are durable. Goes out at most 20 times a second.
 
-        Never waits: where the daemon does not read, a report is left out, and the next one says as much.
+        Never waits: where the daemon does not read, a report is left out, and the next one says as much. The counts
+        only grow: of two threads that report at once, the one that is behind takes nothing back.
         """
+        done = _count("done", done)
         with self._sending:
-            self.done = done
-            self.total = self.total if total is None else total
-            self.cursor = self.cursor if cursor is None else cursor
+            self.done = max(self.done, done)
+            if total is not None:
+                self.total = _count("total", total)
+            if cursor is not None:
+                self.cursor = max(self.cursor, _count("cursor", cursor))
             self._progress_owed = True
-            if time.monotonic() >= self._progress_due and self._writable():
+            if not self._writing and time.monotonic() >= self._progress_due and self._writable():
                 self._send_progress()
 
     def last_batch(self) -> None:
@@ -246,7 +287,7 @@ class Channel:
         with self._sending:
             if self._progress_owed:
                 self._send_progress()
-            self._write("last_batch")
+            self._say("last_batch")
 
     def quiesced(self, at: float | None = None, remaining: int | None = None) -> None:
         """Nothing is in flight; the last item was computed `at` (monotonic seconds; None: now).
@@ -260,37 +301,33 @@ class Channel:
                 remaining = self.total - self.done
             self.phase, self.remaining = "draining", remaining
             self.ended_at = time.monotonic() if at is None else at
-            self._write("quiesced", at=self.ended_at, done=self.done, remaining=remaining, errors=self.errors)
+            self._say("quiesced", at=self.ended_at, done=self.done, remaining=remaining, errors=self.errors)
 
     def paused(self, reason: str) -> None:
         """It cannot go on for now, holds its place and tries again: `reason` is one line for a person."""
         with self._sending:
             self._paused = _one_line(reason)
-            self._write("paused", reason=self._paused)
+            self._say("paused", reason=self._paused)
 
     def resumed(self) -> None:
         """What it paused for is over."""
         with self._sending:
             self._paused = None
-            self._write("resumed")
+            self._say("resumed")
 
     def committed(self, cursor: int) -> None:
         """The output of the first `cursor` items is durable, and the process exits next."""
         self.phase, self.cursor = "committed", cursor
-        self._send("committed", cursor=cursor, errors=self.errors, peak_bytes=_peak_bytes())
+        self._say("committed", cursor=cursor, errors=self.errors, peak_bytes=_peak_bytes())
 
     def failed(self, kind: str, reason: str, item: int | None = None) -> None:
         """The session cannot go on, and the process exits next, with a status other than 0."""
-        self._send("failed", kind=kind, reason=_one_line(reason), item=item)
-
-    def _send(self, type_: str, **fields: object) -> None:
-        with self._sending:
-            self._write(type_, **fields)
+        self._say("failed", kind=kind, reason=_one_line(reason), item=item)
 
     def _send_progress(self) -> None:
         self._progress_owed = False
         self._progress_due = time.monotonic() + PROGRESS_INTERVAL_S
-        self._write(
+        self._say(
             "progress",
             done=self.done,
             total=self.total,
@@ -299,26 +336,60 @@ class Channel:
             rss_bytes=_rss_bytes(),
         )
 
-    def _write(self, type_: str, **fields: object) -> None:
-        """The whole line or, once the daemon is gone, none of it. The caller holds `_sending`."""
-        line = memoryview(json.dumps({"type": type_, **fields}, separators=(",", ":")).encode() + b"\n")
+    def _say(self, type_: str, **fields: object) -> None:
+        """Send the whole line or, once the daemon is gone, none of it.
+
+        A signal handler may come here while the thread it interrupted is in the midst of a line: that thread sends
+        the handler's after its own.
+        """
+        line = json.dumps({"type": type_, **fields}, separators=(",", ":")).encode() + b"\n"
+        with self._sending:
+            self._outbox.append(line)
+            while self._outbox and not self._writing:
+                self._writing = True
+                try:
+                    self._write()
+                finally:  # a handler may raise: the line that was in hand goes before the next one
+                    self._writing = False
+
+    def _write(self) -> None:
         try:
-            while line and self._fd >= 0:
-                line = line[os.write(self._fd, line) :]
+            while self._outbox and self._ours():
+                line = self._outbox[0]
+                sent = os.write(self._fd, line)
+                if sent < len(line):
+                    self._outbox[0] = line[sent:]
+                else:
+                    self._outbox.pop(0)
         except OSError:  # the reader thread sees the same end, and acts on it
-            return
+            pass
+        else:
+            if not self._outbox:
+                return
+        del self._outbox[:]
 
     def _writable(self) -> bool:
+        if not self._ours():
+            return False
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        return self._fd >= 0 and bool(poll.poll(0))
+        return bool(poll.poll(0))
+
+    def _ours(self) -> bool:
+        """Whether the descriptor is still the line's: a program may have closed it, and opened a file in its place."""
+        return self._fd >= 0 and _identity(self._fd) == self._identity
 
     def _let_go(self) -> None:
         """In a forked child (a data loader, say): it neither speaks for the session nor keeps the line open."""
-        self._sending = threading.Lock()  # its holder may be a thread that the fork left behind
-        if self._fd >= 0:
+        self.forked = True
+        self._sending = threading.RLock()  # its holder may be a thread that the fork left behind
+        self._outbox = []
+        self._writing = False
+        if self._ours():
             os.close(self._fd)
-            self._fd = -1
+        if self._knocking >= 0:
+            os.close(self._knocking)
+        self._fd = self._knocking = -1
 
 
 class Session:
@@ -327,7 +398,9 @@ class Session:
     def __init__(self, fd: int | None) -> None:
         """fd: the socket that batond handed down, or None outside batond."""
         self._channel = None if fd is None else Channel(fd)
-        self._started = False
+        self._asking: int | None = None  # the thread that waits for the device, or waited first
+        self._first = threading.RLock()
+        self._granted = threading.Event()  # the device
         self._counted = False  # the program said how far it is
         self._exhausted = False  # track() came to its iterable's own end
 
@@ -354,23 +427,35 @@ class Session:
     def ready(self, total: int | None = None) -> None:
         """Say that everything is prepared, and block until the device is ours.
 
-        total: items in all, those before the cursor included. Later calls change nothing.
+        total: items in all, those before the cursor included. Later calls change nothing; those from other threads
+        wait as long. Raises Failure where the program closed its channel.
         """
-        if self._channel is None or self._started:
+        channel = self._channel
+        if channel is None or channel.forked:
             return
-        self._started = True
+        me = threading.get_ident()
+        with self._first:
+            if self._asking is None:
+                self._asking, first = me, True
+            else:
+                first = False
+        if not first:
+            if self._asking != me:  # else a signal handler of the thread that waits: it would wait for itself
+                self._granted.wait()
+            return
         tier: str | None = "warm"  # a program prepares in one step, all of it
         while tier is not None:
-            self._channel.ready(tier, total)
-            tier = self._channel.wait()
-        self._channel.started()
+            channel.ready(tier, total)
+            tier = channel.wait()
+        channel.started()
+        self._granted.set()
 
     def track(self, iterable: Iterable[T], total: int | None = None) -> Iterator[T]:
         """Yield the items of `iterable`, which begins at `cursor`; report each when the next is asked for.
 
         Ends early on a drain or a cancel. `total` counts items in all, those before the cursor included;
         without it, what `ready` was told, or else len(iterable), gives the end. Who tracks several iterables
-        in turn gives the total of all.
+        in turn gives the total of all; at once, in several threads, only one may be tracked: the others `progress`.
         """
         channel = self._channel
         if channel is None:
@@ -384,7 +469,7 @@ class Session:
         if total is None:
             try:
                 total = done + len(iterable)  # type: ignore[arg-type]
-            except TypeError:  # a generator, or a data set that does not know
+            except (TypeError, NotImplementedError):  # a generator, or a data set that does not know
                 total = None
         for item in iterable:
             if self._stopped():  # it came while this item was fetched
@@ -430,6 +515,8 @@ class Session:
 
     def _finish(self, channel: Channel) -> None:
         """Close the account. Who leaves the block undrained is done, also where that was before the total."""
+        if channel.cursor > channel.done:  # the block was left before an item was counted that is durable already
+            channel.progress(channel.cursor)
         whole = self._exhausted or not channel.draining
         if not whole and channel.total is not None:
             whole = channel.done >= channel.total
@@ -460,10 +547,56 @@ def _describe(error: BaseException) -> tuple[str, str, int | None]:
     if isinstance(error, Failure):
         return error.kind, error.reason, error.item
     if isinstance(error, SystemExit):
-        return "program", "the program exited with status {}".format(error.code), None  # noqa: UP032
+        return "program", f"the program exited with status {error.code}", None
     kind = "memory" if isinstance(error, MemoryError) else "program"
     text = str(error)
     return kind, type(error).__name__ + (": " + text if text else ""), None
+
+
+def _count(name: str, value: Any) -> int:
+    """A number of items as a plain one: numpy's are none that JSON knows. Raises TypeError, ValueError."""
+    try:
+        number = int(value.__index__())
+    except (AttributeError, TypeError):
+        raise TypeError(f"{name} counts items: it must be a whole number, not {value!r}") from None
+    if number < 0:
+        raise ValueError(f"{name} counts items: it cannot be {number}")
+    return number
+
+
+def _taken_over(fd: int) -> int:
+    """The socket that batond handed down, out of harm's way. Raises Failure where there is none."""
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        is_socket = False
+    if not is_socket:
+        raise Failure(
+            "program",
+            f"cannot join the session: BATON_FD is {fd}, and no socket is open there; who starts this program has to "
+            f"hand it down: subprocess.Popen(..., pass_fds=[{fd}])",
+        )
+    return _moved_up(fd)
+
+
+def _moved_up(fd: int) -> int:
+    """The descriptor under a high number that no program started from here inherits: it would keep the line open."""
+    try:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, CHANNEL_FD_LEAST)
+    except OSError:  # the limit on descriptors is lower than that
+        os.set_inheritable(fd, False)  # noqa: FBT003 - the standard library's signature
+        return fd
+    os.close(fd)
+    return high
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    """What is open at `fd`: None for nothing. No two sockets that are open at once have the same."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _one_line(text: str) -> str:
@@ -472,16 +605,22 @@ def _one_line(text: str) -> str:
 
 def _peak_bytes() -> int:
     """VmHWM, not getrusage's maximum: that one survives an exec, and would be the launcher's."""
-    with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - pathlib is slow to import
-        for line in status:
-            if line.startswith(b"VmHWM:"):
-                return int(line.split()[1]) * 1024
+    try:
+        with open("/proc/self/status", "rb") as status:  # noqa: PTH123 - pathlib is slow to import
+            for line in status:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:  # no descriptor left: a report without it is better than a session that fails
+        return 0
     return 0
 
 
 def _rss_bytes() -> int:
-    with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - as above
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - as above
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # as above
+        return 0
 
 
 def _leave(status: int) -> NoReturn:

@@ -15,6 +15,10 @@ from typing import Final
 
 import psutil
 
+from daemon.remains import Remains
+
+LEFT_POLL_S: Final = 0.005  # the first look at what a dead worker left; each next one twice as late
+LEFT_POLL_CAP_S: Final = 0.2
 STATUS_TIMEOUT_S: Final = 2.0  # for the parent of a process that is dead to say how it ended
 
 
@@ -25,6 +29,7 @@ class CannotStartError(Exception):
 class Process:
     """A living process. `exited` gives its exit status: a code, −N for signal N, None where nobody could wait for it.
 
+    That comes when all that the process left running is gone too: until then it may write what the next one writes.
     `pid` and `started` (clock ticks since boot) are its identity; None: it was gone before it could be looked at.
     """
 
@@ -37,6 +42,7 @@ class Process:
         self._loop = asyncio.get_running_loop()
         self._status_timer: asyncio.TimerHandle | None = None
         self._orphan = False
+        self._reported = False
         self.exited: asyncio.Future[int | None] = self._loop.create_future()
         self._loop.add_reader(pidfd, self._died)
 
@@ -45,7 +51,7 @@ class Process:
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to every process of the group; none when they are gone."""
-        if self.exited.done():
+        if self._reported:
             self._sweep(number)
             return
         try:
@@ -66,18 +72,20 @@ class Process:
 
     def report(self, status: int | None) -> None:
         """The parent says how the process ended. Only the first report counts."""
-        if self.exited.done():
+        if self._reported:
             return
+        self._reported = True
         if self._status_timer is not None:
             self._status_timer.cancel()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self.exited.set_result(status)
+        in_order = status is not None and status >= 0  # so was a shim, and it has ended all that was below it
+        self._tell(status, Remains(self.pid, self.started, strays=not in_order), LEFT_POLL_S)
 
     def orphaned(self) -> None:
         """The parent is gone: nobody will say how the process ends. Only that it ended will be seen."""
         self._orphan = True
-        if self._status_timer is not None and not self.exited.done():
+        if self._status_timer is not None and not self._reported:
             self._lost()
 
     def _died(self) -> None:
@@ -91,8 +99,16 @@ class Process:
             self._status_timer = self._loop.call_later(STATUS_TIMEOUT_S, self._lost)
 
     def _lost(self) -> None:
-        self._sweep(signal.SIGKILL)
         self.report(None)
+
+    def _tell(self, status: int | None, left: Remains, again_s: float) -> None:
+        """Say how it ended, once nothing is left of it: without a limit, as of the process itself."""
+        if self.exited.done():  # nobody waits any more
+            return
+        if left.end():
+            self.exited.set_result(status)
+        else:
+            self._loop.call_later(again_s, self._tell, status, left, min(2 * again_s, LEFT_POLL_CAP_S))
 
     def _sweep(self, number: signal.Signals) -> None:
         """Signal what is left of the group of a leader that is gone.

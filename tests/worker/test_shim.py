@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import psutil
 import pytest
 from worker_peer import TIMEOUT_S, Peer
 
+from daemon.worker import children
+
 ROOT = Path(__file__).parents[2]
 SHIM = f"import sys; sys.path.append({str(ROOT)!r}); from daemon.worker import shim; sys.exit(shim.main())"
+HASTY = "shim.CLOSED_CHANNEL_S = 0.3; shim.GRACE_S = 0.3; "  # limits that a test can wait for
 COUNTED = ["hello", "ready", "started", "last_batch", "quiesced", "committed"]
 UNCOUNTED = ["hello", "ready", "started", "quiesced", "committed"]
 LOOP = """
@@ -33,23 +37,36 @@ with baton.session() as session:
 class Run:
     """One shim with its program, in a process session of its own, and the daemon's end of its socket."""
 
-    def __init__(self, folder: Path, argv: list[str], *, prepare: bool, cursor: int = 0, **spec: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        argv: list[str],
+        *,
+        prepare: bool,
+        cursor: int = 0,
+        rejoin: dict[str, Any] | None = None,
+        hasty: bool = False,
+        **spec: Any,
+    ) -> None:
         ours, theirs = socket.socketpair()
         self.peer = Peer(ours)
         self.record = folder / "exits" / "7.json"
         self.record.parent.mkdir()
         self.log = folder / "log"
         environment = os.environ | {"BATON_FD": str(theirs.fileno()), "PYTHONPATH": str(ROOT)}
+        code = SHIM.replace("sys.exit", HASTY + "sys.exit") if hasty else SHIM
         with theirs, self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-S", "-P", "-c", SHIM, str(self.record)],
+                [sys.executable, "-S", "-P", "-c", code, str(self.record)],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self.peer.assign({"name": "s", "run": argv, "prepare": prepare, "cwd": str(folder)} | spec, cursor=cursor)
+        self.peer.assign(
+            {"name": "s", "run": argv, "prepare": prepare, "cwd": str(folder)} | spec, cursor=cursor, rejoin=rejoin
+        )
 
     def go(self) -> None:
         self.peer.until("ready")
@@ -64,6 +81,19 @@ class Run:
 
     def kept(self) -> Any:
         return json.loads(self.record.read_text())
+
+    def wait(self, holds: Callable[[], bool]) -> None:
+        until = time.monotonic() + TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(TIMEOUT_S)
+        self.peer.stream.close()
+        self.peer.line.close()
 
 
 Starts = Callable[..., Run]
@@ -80,11 +110,7 @@ def run(tmp_path: Path) -> Iterator[Starts]:
 
     yield start
     for one in started:
-        if one.process.poll() is None:
-            os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait(TIMEOUT_S)
-        one.peer.stream.close()
-        one.peer.line.close()
+        one.end()
 
 
 def test_a_program_that_says_nothing_is_one_item_started_by_go(run: Starts, tmp_path: Path) -> None:
@@ -102,7 +128,7 @@ def test_a_program_that_says_nothing_is_one_item_started_by_go(run: Starts, tmp_
     assert shim.peer.one("committed")["cursor"] == 1
     assert shim.kept() == {
         "session": "s", "generation": 7, "pid": shim.process.pid, "status": 0, "asked_to_end": False,
-        "done": 1, "cursor": 1, "total": 1,
+        "committed": True, "failure": None, "done": 1, "cursor": 1, "total": 1, "remaining": 0, "errors": 0,
     }  # fmt: skip
 
 
@@ -178,7 +204,7 @@ def test_an_advance_before_go_is_answered(run: Starts) -> None:
         ("exit 1", 1, "program", "the program exited with status 1"),
         ("kill -SEGV $$", 139, "program", "the program was killed by SIGSEGV"),
         ("kill -TERM $$", 143, "internal", "the program was killed by SIGTERM"),
-        ("kill -KILL $$", 137, "memory", "the program was killed by SIGKILL, as the kernel does when memory runs out"),
+        ("kill -KILL $$", 137, "internal", "the program was killed by SIGKILL"),
     ],
 )
 def test_a_program_that_fails_is_told_with_its_status_and_last_line(
@@ -192,6 +218,16 @@ def test_a_program_that_fails_is_told_with_its_status_and_last_line(
     assert (failed["kind"], failed["reason"]) == (kind, reason)
     assert shim.status() == status
     assert shim.kept()["status"] == (status if status < 128 else 128 - status)
+
+
+def test_a_kill_is_for_lack_of_memory_only_where_the_kernel_has_killed_for_it() -> None:
+    """Anybody may send SIGKILL; only the kernel counts its own."""
+    assert children.failure(-9, 0) == ("internal", "the program was killed by SIGKILL")
+    assert children.failure(-9, 1)[0] == "memory"
+    assert children.failure(-15, 1)[0] == "internal"
+    assert children.failure(3, 1)[0] == "program"
+    told = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    assert children.oom_kills() == int(told["oom_kill"])
 
 
 @pytest.mark.parametrize("prepare", [False, True])
@@ -299,4 +335,6 @@ def test_it_imports_neither_tensorflow_nor_the_daemon_s_packages(run: Starts) ->
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "['daemon.worker', 'daemon.worker.children', 'daemon.worker.shim']"
+    assert done.stdout.strip() == str(
+        ["daemon.worker", *(f"daemon.worker.{name}" for name in ("account", "children", "lines", "shim"))]
+    )
