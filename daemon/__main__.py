@@ -67,7 +67,7 @@ def command(
     log.take_warnings()
     try:
         status = asyncio.run(Service(settings, store, log).run())
-    except UnusableError as wrong:
+    except (UnusableError, Problems) as wrong:
         click.echo(f"batond: {wrong}", err=True)
         status = FAILED
     except Exception as bug:  # noqa: BLE001 - whatever it is, it goes into the log whole, and a person gets one line

@@ -6,12 +6,13 @@ Nobody is taken at its word: the kernel says which process connects, and the rec
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,26 +22,38 @@ import msgspec
 
 from daemon import messages
 from daemon.channel import Channel, ProtocolError
+from daemon.plaintext import one_line
 from daemon.processes import Process, started
 from daemon.records import WorkerRecord
+from daemon.remains import Remains
 from daemon.workers import Alive, Crew, Ears
 from states.events import Committed, Event, Exited, Failed, Hello, Promoted, Quiesced
 
-PATIENCE_S: Final = 60.0  # how long a worker looks for a daemon; the daemon waits a little longer
+REMAINS_TIMEOUT_S: Final = 10.0  # for a killed process to be gone; one that is stuck in the kernel holds up no start
 ARRIVALS_LIMIT: Final = 64
+HELLO_TIMEOUT_S: Final = 10.0  # from connecting to the first word: the silent take places from those who return
+DRAIN_TIMEOUT_S: Final = 1.0  # for one who is turned away to read that it is to drain
+ACCEPT_RETRY_S: Final = 1.0
+NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+WHY_LIMIT_CHARACTERS: Final = 500
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: unix(7)
 
 
 class _ExitRecord(msgspec.Struct):
-    """What the parent of a `run` program wrote when that ended (daemon/worker/shim.py)."""
+    """What the parent of a `run` program wrote when that ended (daemon/worker/account.py)."""
 
     session: str
     generation: int
+    pid: int
     status: int
     asked_to_end: bool
     done: int
     cursor: int
     total: int | None
+    remaining: int | None = None  # also None where the total is not known, and it was told to end before its own end
+    errors: int = 0
+    committed: bool | None = None  # None: written by a version that did not say
+    failure: tuple[messages.FailureKind, str, messages.Count | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,24 +81,29 @@ class LeftBehind:
         assert self.exited is not None
         number, end = self.record.generation, self.exited
         facts: list[Event] = [Hello(now, number, end.cursor, end.done, end.total), Promoted(now, number, now)]
-        if end.status == 0 or end.asked_to_end:
-            left = 0 if end.total is None else end.total - end.done
-            facts += [Quiesced(now, number, now, end.done, left), Committed(now, number, end.cursor)]
-        elif end.status > 0:
+        committed = end.status == 0 or end.asked_to_end if end.committed is None else end.committed
+        if committed:
+            facts += [Quiesced(now, number, now, end.done, end.remaining, end.errors)]
+            facts += [Committed(now, number, end.cursor, errors=end.errors)]
+        if end.failure is not None:
+            kind, reason, item = end.failure
+            facts.append(Failed(now, number, kind, reason, item))
+        elif end.status > 0 and not committed:
             facts.append(Failed(now, number, "program", f"the program exited with status {end.status}"))
         return [*facts, Exited(now, number, end.status)]
 
 
-def left_behind(records: Iterable[WorkerRecord], exits: Path) -> list[LeftBehind]:
-    """The recorded workers of which something is left; the exit records of all others go."""
+def left_behind(records: Collection[WorkerRecord], exits: Path) -> list[LeftBehind]:
+    """The recorded workers of which something is left. An exit record goes when its worker is recorded no more."""
     living = {record.generation: (record, process) for record, process in found_alive(records)}
     found = [LeftBehind(record, process) for record, process in living.values()]
     for record in records:
         if record.generation not in living and record.promoted:
             exited = exit_of(record, exits)
             found += [] if exited is None else [exited]
+    recorded = {str(record.generation) for record in records}
     for path in exits.glob("*.json"):
-        if path.stem not in {str(generation) for generation in living}:
+        if path.stem not in recorded:
             path.unlink(missing_ok=True)
     return sorted(found, key=lambda each: each.record.generation)
 
@@ -96,20 +114,18 @@ def exit_of(record: WorkerRecord, exits: Path) -> LeftBehind | None:
         exited = msgspec.json.decode((exits / f"{record.generation}.json").read_bytes(), type=_ExitRecord)
     except (OSError, msgspec.DecodeError):  # it ended before it could be written: what it left is tried again
         return None
-    same = (exited.session, exited.generation) == (record.session, record.generation)
+    same = (exited.session, exited.generation, exited.pid) == (record.session, record.generation, record.pid)
     return LeftBehind(record, None, exited) if same else None
 
 
 def found_alive(records: Iterable[WorkerRecord]) -> list[tuple[WorkerRecord, Process]]:
-    """The recorded workers whose process is still that very one. Of one that is not, its group is ended."""
+    """The recorded workers whose process is still that very one. Of one that is not, what it left is ended."""
     living: list[tuple[WorkerRecord, Process]] = []
     for record in records:
         try:
             pidfd = os.pidfd_open(record.pid)
         except ProcessLookupError:
-            # While a group has members, the kernel gives its number to no new process: whatever is in it is its own.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(record.pid, signal.SIGKILL)
+            _end_remains(record)
             continue
         ended = bool(select.select([pidfd], [], [], 0)[0])  # a zombie: nobody has waited for it yet
         if started(record.pid) == record.started and not ended:
@@ -118,7 +134,13 @@ def found_alive(records: Iterable[WorkerRecord]) -> list[tuple[WorkerRecord, Pro
             living.append((record, process))
         else:
             os.close(pidfd)
+            _end_remains(record)
     return living
+
+
+def _end_remains(record: WorkerRecord) -> None:
+    """What a worker left that died while no daemon watched: gone before its session begins anew."""
+    Remains(record.pid, record.started, strays=True).wait_for_end(REMAINS_TIMEOUT_S)
 
 
 @dataclass(eq=False)
@@ -129,6 +151,8 @@ class _Arrival:
     uid: int
     channel: Channel | None = None
     ears: Ears | None = None
+    turned_away: bool = False
+    patience: asyncio.TimerHandle | None = None
 
 
 class Reception:
@@ -150,8 +174,12 @@ class Reception:
         listener.bind(str(self._path))
         self._path.chmod(0o600)
         listener.listen(ARRIVALS_LIMIT)
-        asyncio.get_running_loop().add_reader(listener, self._arrive)
         self._listener = listener
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._arrive)
 
     def close(self) -> None:
         """Listen no more. Channels that were handed on stay."""
@@ -168,7 +196,10 @@ class Reception:
         assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # it is gone again, or we have no descriptor left: it will come back
+        except OSError as error:  # it is gone again, or we have no descriptor left: it will come back
+            if error.errno in NO_ROOM:  # the socket stays readable: looked at again at once, it would take all our time
+                asyncio.get_running_loop().remove_reader(self._listener)
+                asyncio.get_running_loop().call_later(ACCEPT_RETRY_S, self._listen)
             return
         if len(self._arrivals) >= ARRIVALS_LIMIT:
             sock.close()
@@ -182,18 +213,27 @@ class Reception:
             fault=lambda what: self._fault(arrival, what),
             ended=lambda: self._ended(arrival),
         )
+        self._wait(arrival, HELLO_TIMEOUT_S)
+
+    def _wait(self, arrival: _Arrival, seconds: float) -> None:
+        """Dismiss it then, unless it has been adopted."""
+        if arrival.patience is not None:
+            arrival.patience.cancel()
+        arrival.patience = asyncio.get_running_loop().call_later(seconds, self._dismiss, arrival)
 
     def _take(self, arrival: _Arrival, message: messages.FromWorker) -> None:
         if arrival.ears is not None:
             arrival.ears.take(message)
             return
         assert arrival.channel is not None
+        if arrival.turned_away:  # said once: it may say more than anybody wants to read
+            return
         try:
             arrival.ears = self._crew.adopt(arrival.channel, self._verified(arrival, message))
         except ProtocolError as error:
             self._turn_away(arrival, str(error))
         else:
-            self._arrivals.discard(arrival)
+            self._dismiss(arrival)
 
     def _verified(self, arrival: _Arrival, message: messages.FromWorker) -> messages.Hello:
         if not isinstance(message, messages.Hello):
@@ -217,10 +257,13 @@ class Reception:
 
     def _turn_away(self, arrival: _Arrival, why: str) -> None:
         """It may compute for a session that is somebody else's now: it is to stop."""
-        self._refused(why)
+        if arrival.turned_away:
+            return
+        arrival.turned_away = True
+        self._refused(one_line(why, WHY_LIMIT_CHARACTERS))
         if arrival.channel is not None:
             arrival.channel.send(messages.Drain())
-        asyncio.get_running_loop().call_later(1.0, self._dismiss, arrival)
+        self._wait(arrival, DRAIN_TIMEOUT_S)
 
     def _fault(self, arrival: _Arrival, what: str) -> None:
         if arrival.ears is not None:
@@ -235,6 +278,9 @@ class Reception:
             self._dismiss(arrival)
 
     def _dismiss(self, arrival: _Arrival) -> None:
+        """It is no arrival any more: hung up on, or the crew's."""
         self._arrivals.discard(arrival)
+        if arrival.patience is not None:
+            arrival.patience.cancel()
         if arrival.channel is not None and arrival.ears is None:
             arrival.channel.close()

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from daemon import messages
+from daemon.plaintext import one_line
 
 CHUNK_BYTES: Final = 1 << 16
 BURST_LINES: Final = 200  # read at once; a worker in order sends 20 a second
@@ -23,6 +24,7 @@ LAST_WORDS_LIMIT_BYTES: Final = (
     4 << 20
 )  # of what is read after an exit: a socket holds less, unless somebody still writes
 QUOTE_CHARACTERS: Final = 80
+FAULT_LIMIT_CHARACTERS: Final = 500  # what is wrong with a line may quote all of it
 
 
 class ProtocolError(Exception):
@@ -169,7 +171,7 @@ class Channel:
         self._incoming.clear()
         with suppress(ValueError, OSError):
             self._loop.remove_reader(self._socket)
-        self._fault(what)
+        self._fault(one_line(what, FAULT_LIMIT_CHARACTERS))
 
 
 def _quoted(line: bytes) -> str:

@@ -16,9 +16,10 @@ import click
 import msgspec
 
 from daemon import results, wire
-from daemon.client import SUBMIT_TIMEOUT_S, Client, UnreachableError, find_socket
+from daemon.client import SUBMIT_TIMEOUT_S, Client, UnreachableError, find_socket, gone
 
 T = TypeVar("T", bound=msgspec.Struct)
+GONE_TIMEOUT_S = 30.0  # for a daemon that waits for nobody: the next one can be started when it is gone
 EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 3, 130
 WAIT_HINT = "the sessions go on; see them with `batonctl status`, end one with `batonctl cancel NAME`"
 
@@ -211,9 +212,9 @@ def list_(talk: Conversation, *, ended: bool, states: tuple[results.SessionState
 def show(talk: Conversation, name: str) -> None:
     """Everything known of the session NAME."""
     if answer := talk.ask("show", wire.NameParams(name=name), results.ShowResult):
-        from daemon import screen
+        from daemon import screen_show
 
-        screen.show_session(answer)
+        screen_show.show_session(answer)
 
 
 @command
@@ -344,11 +345,34 @@ def events(talk: Conversation, *, follow: bool, since: int | None, last: int) ->
 
 @command
 @click.option("--now", is_flag=True, help="End the workers at once; work since their last commit is done again.")
-def shutdown(talk: Conversation, *, now: bool) -> None:
+@click.option(
+    "--leave-running",
+    is_flag=True,
+    help="Drain nothing: what runs goes on, and the next batond takes it over. For a restart, as after an upgrade.",
+)
+def shutdown(talk: Conversation, *, now: bool, leave_running: bool) -> None:
     """Drain every lane and end batond; sessions keep their places and cursors."""
-    if answer := talk.ask("shutdown", wire.ShutdownParams(now=now), results.ShutdownResult):
-        waits = f", once {', '.join(answer.waits_for)} came to a stop" if answer.waits_for else ""
-        click.echo(f"batond ends{waits}")
+    if now and leave_running:
+        raise click.UsageError("give --now or --leave-running, not both")
+    params = wire.ShutdownParams(now=now, leave_running=leave_running)
+    pid = talk.client.daemon_pid() if leave_running else None
+    if answer := talk.ask("shutdown", params, results.ShutdownResult):
+        if answer.left_running:
+            from daemon.screen import clock
+
+            names, until = ", ".join(answer.left_running), clock(answer.back_by)
+            click.echo(f"batond ends; {_sessions(len(answer.left_running))} on without it: {names}")
+            click.echo(f"start batond again by {until}, or they drain, and go back to the queue")
+        else:
+            waits = f", once {', '.join(answer.waits_for)} came to a stop" if answer.waits_for else ""
+            click.echo(f"batond ends{waits}")
+    if pid is not None and not gone(pid, GONE_TIMEOUT_S):
+        click.echo(f"batonctl: batond (pid {pid}) has not ended in {GONE_TIMEOUT_S:.0f} s; see its log", err=True)
+        sys.exit(EXIT_REFUSED)
+
+
+def _sessions(count: int) -> str:
+    return "one session goes" if count == 1 else f"{count} sessions go"
 
 
 @command

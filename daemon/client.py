@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from daemon import wire
+from daemon.results import VersionResult
 
 T = TypeVar("T", bound=msgspec.Struct)
 CONNECT_TIMEOUT_S = 5.0
@@ -84,6 +86,15 @@ class Client:
         self.raw = bytes(answer.result)
         return msgspec.json.decode(self.raw, type=result)
 
+    def daemon_pid(self) -> int | None:
+        """The daemon's process; None where it cannot be told from here: in another PID namespace, or not the listener.
+
+        (A service manager that listens for the daemon is the peer, as the kernel has it.)
+        """
+        peer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid = int(struct.unpack("3i", peer)[0])
+        return pid if pid == self.call("version", wire.Params(), VersionResult).pid else None
+
     def notices(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """What follows the answer to `events`, as it came and decoded, until the daemon ends it. Blocks."""
         self._socket.settimeout(None)
@@ -134,6 +145,18 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def gone(pid: int, timeout_s: float) -> bool:
+    """Wait until a process is gone; False where it is still there after so many seconds."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
 
 
 def _code(number: int) -> wire.Code:

@@ -22,6 +22,7 @@ FILE_NAME = "batond.toml"
 SYSTEM_FILE = Path("/etc/batond") / FILE_NAME
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path has 108, the last one is NUL
 YEARS = 10  # no time that is configured may be longer: clocks and timers take it, and nobody means more
+DAY_S = 86400.0
 READINGS_LIMIT = 100  # beyond, memory would be waited for and never found
 
 
@@ -62,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_dir: Path
     control: Control
     launcher: Literal["auto", "forkserver", "exec"] = "auto"
+    adoption_timeout_s: float = 60.0  # a worker that lost its daemon looks so long for the next one, and drains then
     limits: Limits = Limits()
     memory: Memory = Memory()
     history: History = History()
@@ -275,7 +277,7 @@ class _Reader:
             history=self._made(History),
             log=self._made(Log),
             source=None if source is None else source.absolute(),
-            **({"launcher": self.values["launcher"]} if "launcher" in self.values else {}),
+            **{key: self.values[key] for key in ("launcher", "adoption_timeout_s") if key in self.values},
         )
 
     def _together(self, key: str, wrong: str) -> None:
@@ -315,6 +317,8 @@ class _Reader:
 def _span(key: str, value: float) -> float:
     """A time, in days or seconds, as the key's name says."""
     unit, most = ("days", YEARS * 365) if key.endswith("days") else ("s", YEARS * 365 * 86400)
+    if key == "adoption_timeout_s" and value > DAY_S:  # as long the device may be kept by a session that nobody sees
+        raise ValueError(f"must be at most {DAY_S:.0f} s (a day), not {shown(value)}")
     if value > most:
         raise ValueError(f"must be at most {most} {unit} ({YEARS} years), not {shown(value)}")
     if value < 0 or (value == 0 and key.endswith(("timeout_s", "interval_s"))):

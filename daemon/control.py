@@ -10,12 +10,13 @@ import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import msgspec
 
 from daemon import endpoint, wire
+from daemon.clientlines import Lines, decoded, identity_of
 from daemon.stories import ClientRefused
 from daemon.wire import Access, Code, Refusal
 
@@ -135,7 +136,9 @@ class ControlServer:
                 await self._write(writer, wire.encode_error(None, busy))
                 return
             self._clients[task] = peer
-            await self._converse(_Lines(reader, self._bounds), writer, peer)
+            await self._converse(
+                Lines(reader, self._bounds.line_bytes, self._bounds.idle_s, self._bounds.line_s), writer, peer
+            )
         except (ConnectionError, TimeoutError):
             writer.transport.abort()  # gone, or not taking what it asked for: nothing is left to say to it
         except asyncio.CancelledError:
@@ -151,7 +154,7 @@ class ControlServer:
         lookers = sum(not other.may_act for other in self._clients.values())
         return len(self._clients) >= self._bounds.clients or (not peer.may_act and lookers >= self._bounds.lookers)
 
-    async def _converse(self, lines: _Lines, writer: asyncio.StreamWriter, peer: Peer) -> None:
+    async def _converse(self, lines: Lines, writer: asyncio.StreamWriter, peer: Peer) -> None:
         task = asyncio.current_task()
         assert task is not None
         while True:
@@ -175,8 +178,9 @@ class ControlServer:
 
     async def _answer(self, line: bytes, peer: Peer) -> bytes | _Begun:
         """What goes back for one line: an answer, the answers to a batch as one array, nothing, or a stream."""
+        await asyncio.sleep(0)  # whoever sends many lines at once must not keep the event loop from the workers
         try:
-            batch = _parse(line)
+            batch = decoded(line, Any)
         except Refusal as refusal:
             return wire.encode_error(None, refusal)
         if not isinstance(batch, list):
@@ -186,18 +190,20 @@ class ControlServer:
             return wire.encode_error(None, Refusal(Code.INVALID_REQUEST, wrong))
         answers = []
         for raw in msgspec.json.decode(line, type=list[msgspec.Raw]):
+            await asyncio.sleep(0)
             answer = await self._answer_one(bytes(raw), peer, alone=False)
             if isinstance(answer, bytes) and answer:
                 answers.append(answer.rstrip(b"\n"))
         return b"[" + b",".join(answers) + b"]\n" if answers else b""
 
     async def _answer_one(self, line: bytes, peer: Peer, *, alone: bool) -> bytes | _Begun:
-        await asyncio.sleep(0)  # whoever sends many requests at once must not keep the event loop from the workers
         try:
-            request = msgspec.json.decode(line, type=wire.Request)
+            request = decoded(line, wire.Request)
         except msgspec.ValidationError as error:
             wrong = Refusal(Code.INVALID_REQUEST, f"not a JSON-RPC 2.0 request: {error}")
-            return wire.encode_error(_identity(line), wrong)
+            return wire.encode_error(identity_of(line), wrong)
+        except Refusal as refusal:
+            return wire.encode_error(None, refusal)
         identity = None if request.id is msgspec.UNSET else request.id
         try:
             answer = await self._call(request, peer, alone=alone)
@@ -232,12 +238,12 @@ class ControlServer:
         if method.stream is not None and (not alone or request.id is msgspec.UNSET):
             raise Refusal(Code.INVALID_REQUEST, f"{method.name} is a stream: send it with an id, outside any batch")
         try:
-            params = msgspec.json.decode(request.params, type=method.params)
+            params = decoded(request.params, method.params)
         except msgspec.ValidationError as error:
             raise Refusal(Code.INVALID_PARAMS, f"{method.name}: {error}") from None
         return await handler(params, peer)
 
-    async def _stream(self, lines: _Lines, writer: asyncio.StreamWriter, begun: _Begun) -> None:
+    async def _stream(self, lines: Lines, writer: asyncio.StreamWriter, begun: _Begun) -> None:
         """Notifications until the source ends, the client hangs up, or it does not read what it is sent."""
 
         async def pump() -> None:
@@ -260,12 +266,14 @@ class ControlServer:
     async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         writer.write(data)
         if writer.transport.get_write_buffer_size() or writer.transport.is_closing():
-            await asyncio.wait_for(writer.drain(), self._bounds.write_s)
+            async with asyncio.timeout(self._bounds.write_s):
+                await writer.drain()
 
     async def _hang_up(self, writer: asyncio.StreamWriter) -> None:
         writer.close()
         try:
-            await asyncio.wait_for(writer.wait_closed(), self._bounds.write_s)
+            async with asyncio.timeout(self._bounds.write_s):
+                await writer.wait_closed()
         except (OSError, TimeoutError):
             writer.transport.abort()
 
@@ -315,70 +323,6 @@ class _Begun:
 
     reply: bytes
     notices: AsyncGenerator[Mapping[str, Any], None]
-
-
-@dataclass(slots=True)
-class _Lines:
-    """The lines of one connection, bounded in length and time."""
-
-    reader: asyncio.StreamReader
-    bounds: Bounds
-    _buffer: bytearray = field(default_factory=bytearray)
-
-    async def read(self) -> bytes | None:
-        """The next line that is not blank; None at the end, also after too long a silence. Raises Refusal."""
-        now = asyncio.get_running_loop().time
-        began = now() if self._buffer else None
-        seen = 0
-        while True:
-            end = self._buffer.find(b"\n", seen)
-            if max(end, len(self._buffer) if end < 0 else 0) > self.bounds.line_bytes:
-                limit = f"a line may have {self.bounds.line_bytes} bytes, this one has more"
-                raise Refusal(Code.TOO_LARGE, limit)
-            if end >= 0:
-                line = bytes(self._buffer[:end]).strip()
-                del self._buffer[: end + 1]
-                seen = 0
-                began = now() if self._buffer else None
-                if line:
-                    return line
-                continue
-            seen = len(self._buffer)
-            try:
-                patience = self.bounds.idle_s if began is None else max(0.0, began + self.bounds.line_s - now())
-                chunk = await asyncio.wait_for(self.reader.read(1 << 16), patience)
-            except TimeoutError:
-                if began is None:
-                    return None
-                slow = f"the line was not complete after {self.bounds.line_s:g} s"
-                raise Refusal(Code.INVALID_REQUEST, slow) from None
-            if not chunk:  # what is left is a line without its newline, or half of one, which is no JSON then
-                rest = bytes(self._buffer).strip()
-                self._buffer.clear()
-                return rest or None
-            began = now() if began is None else began
-            self._buffer += chunk
-
-    async def drop(self) -> None:
-        """Read and forget until the client hangs up."""
-        while await self.reader.read(1 << 16):
-            continue
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return msgspec.json.decode(line)
-    except RecursionError:
-        raise Refusal(Code.PARSE_ERROR, "the line is nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(Code.PARSE_ERROR, f"the line is not JSON: {error}") from None
-
-
-def _identity(line: bytes) -> wire.Id:
-    """The id of something that is not a request, if it has one: its sender may be waiting for it."""
-    message = msgspec.json.decode(line)
-    identity = message.get("id") if isinstance(message, dict) else None
-    return identity if isinstance(identity, (int, float, str)) and not isinstance(identity, bool) else None
 
 
 def peer_of(connection: socket.socket, allowed_gid: int | None) -> Peer:

@@ -69,6 +69,14 @@ MIGRATIONS: Final[Sequence[str]] = (  # each makes the next version of the schem
     CREATE TABLE profiles (key TEXT PRIMARY KEY, profile TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE log_tails (
+        session INTEGER PRIMARY KEY REFERENCES sessions (id) ON DELETE CASCADE,
+        log_start INTEGER NOT NULL, -- bytes in its log when its latest worker was started
+        attempt INTEGER,            -- the latest that failed; NULL: none has
+        tail BLOB                   -- what that one's worker printed last
+    );
+    """,
 )
 
 

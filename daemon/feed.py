@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any
+from weakref import WeakSet
 
 from daemon.logs import line
 from daemon.stories import Story, fields
@@ -54,7 +55,8 @@ class Feed:
 
     def __init__(self, seq: int) -> None:
         self.seq = seq
-        self.listeners: set[Listener] = set()
+        # Weakly: whoever asks for a stream and hangs up before its first line never begins to read, and so never ends.
+        self.listeners: WeakSet[Listener] = WeakSet()
 
     def tell(self, note: Note | Story, seq: int | None, at: datetime) -> None:
         """Tell one event; `seq` is the number of the decision it belongs to, if it belongs to one."""

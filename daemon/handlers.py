@@ -51,6 +51,20 @@ class Devices(Protocol):
         ...
 
 
+class Departure(Protocol):
+    """What of an end that leaves sessions running is told here."""
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """Those that go on."""
+        ...
+
+    @property
+    def back_by(self) -> datetime:
+        """When they give up looking for a daemon."""
+        ...
+
+
 Inspect = Callable[[list[SessionSpec]], Awaitable[Sequence[Mapping[str, Any]]]]
 
 
@@ -72,6 +86,7 @@ class Handlers:
         inspect: Inspect,
         specs: MutableMapping[str, SessionSpec],
         daemon: views.Daemon,
+        leave: Callable[[], Departure],
     ) -> None:
         self._loop = loop
         self._store = store
@@ -81,6 +96,7 @@ class Handlers:
         self._inspect = inspect
         self._specs = specs
         self._daemon = daemon
+        self._leave = leave
         self._submitted: dict[str, datetime] = {}
         self.table: Mapping[str, Handler] = {
             "submit": self.submit,
@@ -149,6 +165,7 @@ class Handlers:
             spec=msgspec.to_builtins(record.spec),
             history=tuple(line(entry.note, entry.seq, entry.ts) for entry in self._store.history(params.name)),
             log_path=str(log) if log.exists() else None,
+            failure=views.failure(self._store.log_tails.of(record.id)),
         )
 
     async def devices(self, _params: wire.Params, _peer: Peer) -> results.DevicesResult:
@@ -360,9 +377,19 @@ class Handlers:
 
     async def shutdown(self, params: wire.ShutdownParams, _peer: Peer) -> results.ShutdownResult:
         """End the daemon."""
+        if params.leave_running:
+            return self._left_running(params)
         await self._loop.ask(Kill(time.monotonic()) if params.now else Stop(time.monotonic()))
         names = [worker.session.name for _, worker in views.live_workers(self._world)]
         return results.ShutdownResult(waits_for=tuple(names))
+
+    def _left_running(self, params: wire.ShutdownParams) -> results.ShutdownResult:
+        if params.now:
+            raise Refusal(Code.INVALID_PARAMS, "shutdown: give now or leave_running, not both")
+        if self._world.stopping:
+            raise Refusal(Code.REFUSED, "cannot leave the sessions running: batond is stopping, and they are draining")
+        departure = self._leave()
+        return results.ShutdownResult(waits_for=(), left_running=departure.sessions, back_by=departure.back_by)
 
     async def _hold(
         self, method: str, params: wire.LaneParams, event: type[DrainLane] | type[Pause] | type[Resume]

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
+from daemon.config import Problems
 from daemon.launchers import PACKAGES, ForkServer, execute, extended, inherited, own_environment
 from daemon.processes import CannotStartError, Process
 from daemon.sessionfile import DeviceAssignment, SessionSpec
@@ -58,6 +59,7 @@ class Nursery:
         self._server: ForkServer | None = None
         self._forks = use_fork_server
         self._deaths = 0
+        self._closed = False
         self._warming = asyncio.Lock()
         self._library = _install_library(directory / "lib")
         self.exit_records = exits or directory / "exits"
@@ -91,8 +93,7 @@ class Nursery:
             environment["PYTHONPATH"] = extended(self._library, environment.get("PYTHONPATH"))
             command = (sys.executable, "-S", "-P", "-c", RUN_SHIM, str(record))
             process = await execute(command, environment, channel, log_fd)
-            # it is for a daemon that was not there
-            process.exited.add_done_callback(lambda _: record.unlink(missing_ok=True))
+            process.exited.add_done_callback(lambda _: self._heard_of(record))
             return process
         return await self._built_in(SERVE, (), visible, channel, log_fd)
 
@@ -133,8 +134,14 @@ class Nursery:
             writer.close()
         return answers + [_uninspected(spec, why) for spec in specs[len(answers) :]]
 
+    def _heard_of(self, record: Path) -> None:
+        """The exit record is for a daemon that was not there; from `close` on, that is the next one."""
+        if not self._closed:
+            record.unlink(missing_ok=True)
+
     def close(self) -> None:
-        """Let the fork server end. Living workers go on."""
+        """Let the fork server end. Living workers go on, and their exit records stay."""
+        self._closed = True
         self._forks = False
         if self._server is not None:
             self._server.close()
@@ -201,12 +208,22 @@ def _device_environment(device: DeviceAssignment) -> dict[str, str]:
 
 
 def _install_library(directory: Path) -> Path:
-    """A folder that holds baton.py and nothing else: the rest of batond's packages are none of a program's business."""
+    """A folder that holds baton.py and nothing else: the rest of batond's packages are none of a program's business.
+
+    Raises Problems; not where it lies there already, so that a later start needs no room for it.
+    """
     found = importlib.util.find_spec("baton")
     assert found is not None
     assert found.origin is not None
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = directory / ".baton.py.partial"
-    shutil.copyfile(found.origin, partial)
-    partial.replace(directory / "baton.py")
+    library, partial = directory / "baton.py", directory / ".baton.py.partial"
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not library.exists() or library.read_bytes() != Path(found.origin).read_bytes():
+            shutil.copyfile(found.origin, partial)
+            partial.replace(library)
+    except OSError as error:
+        with suppress(OSError):  # it takes room where there is little; the error above is the one to tell
+            partial.unlink()
+        why = f"cache_dir: cannot put baton.py into {directory}: {error.strerror}"
+        raise Problems([f"{why}; free some space there, or name another folder"]) from error
     return directory

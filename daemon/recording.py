@@ -8,9 +8,9 @@ from typing import Any, Final, assert_never
 
 import msgspec
 
+from daemon.plaintext import plain
 from daemon.records import to_json
 from daemon.sessionfile import SessionSpec
-from daemon.stories import plain
 from states import notes as told
 from states.work import Session
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from daemon.plaintext import plain
 from daemon.sessionfile import SessionSpec
-from daemon.stories import plain
 from states.events import Event
 from states.work import Profile, Session
 

@@ -32,7 +32,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     """One worker. `done`, `total` and `cursor` (durable) count items, those before a resume included.
 
     `since_s`: how long it is in this phase. `remaining_s` is predicted, with one standard deviation. `tier`: how
-    far it is prepared; `aim`: how far it is being prepared.
+    far it is prepared; `aim`: how far it is being prepared. `errors`: of the items done, those that were skipped.
+    `paused`: why it cannot write its output, null where it can.
     """
 
     session: str
@@ -50,6 +51,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     rss_bytes: int
     reserved_bytes: int
     attempt: int
+    errors: int
+    paused: str | None
 
 
 class LaneView(Struct, frozen=True, kw_only=True):
@@ -100,6 +103,7 @@ class Row(Struct, frozen=True, kw_only=True):
     """One session. `place` is set while it is queued, `lane` and what hangs on it while it has a worker.
 
     `reason`: why it waits, or why it ended so. `started_at` is its first item's time, in its latest run.
+    `errors`: of the items done, those that were skipped (`on_error = "skip"`).
     """
 
     name: str
@@ -111,6 +115,7 @@ class Row(Struct, frozen=True, kw_only=True):
     done: int = 0
     total: int | None = None
     cursor: int = 0
+    errors: int = 0
     rate_items_s: float | None = None
     remaining_s: float | None = None
     remaining_spread_s: float | None = None
@@ -144,13 +149,29 @@ class EventLine(Struct, frozen=True, kw_only=True):
     schema: int
 
 
+class Failure(Struct, frozen=True, kw_only=True):
+    """What the worker of a session's latest failed attempt left. `attempt`: which, the first is 1; `history` tells why.
+
+    `log_tail`: the last 16 KiB of what it printed, as it was; bytes that are no UTF-8 are shown as `\\xff`.
+    `traceback`: the last Python traceback in that, with the whole chain that led to it.
+    """
+
+    attempt: int
+    log_tail: str
+    traceback: str | None
+
+
 class ShowResult(Struct, frozen=True, kw_only=True):
-    """One session: its row, its table of the session file with defaults, its events (oldest first) as in the log."""
+    """One session: its row, its table of the session file with defaults, its events (oldest first) as in the log.
+
+    `failure` is null where no attempt of it failed.
+    """
 
     session: Row
     spec: dict[str, Any]
     history: tuple[dict[str, Any], ...]
     log_path: str | None
+    failure: Failure | None = None
 
 
 class Refused(Struct, frozen=True, kw_only=True):
@@ -237,9 +258,14 @@ class EventsResult(Struct, frozen=True, kw_only=True):
 
 
 class ShutdownResult(Struct, frozen=True, kw_only=True):
-    """The sessions that batond waits for before it ends."""
+    """The sessions that batond waits for before it ends.
+
+    `left_running`: those that go on without it; they drain where no daemon is back by `back_by`.
+    """
 
     waits_for: tuple[str, ...]
+    left_running: tuple[str, ...] = ()
+    back_by: datetime | None = None
 
 
 class VersionResult(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ Everything that came from elsewhere is shown as text: no markup in it counts, an
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from datetime import datetime
 from typing import Any
@@ -23,7 +24,6 @@ from daemon.results import (
     ListResult,
     QueueView,
     Row,
-    ShowResult,
     StatusResult,
     WorkerView,
 )
@@ -31,6 +31,9 @@ from daemon.results import (
 PIPE_WIDTH = 400  # nothing is cut off or wrapped for a reader that is a program
 BAR_WIDTH = 24
 ROOMY_WIDTH = 120  # below, bars are shorter, and a list leaves out when sessions were submitted
+ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])"
+)  # CSI, OSC, others: ECMA-48
 LEVELS = {"debug": "dim", "info": "default", "warning": "yellow", "error": "bold red"}
 STYLES = {
     "Running": "green",
@@ -80,7 +83,7 @@ def put(*things: RenderableType) -> None:
 
 def safe(text: str) -> str:
     """The text on one line, without what a terminal would obey."""
-    return "".join(each if each.isprintable() else " " for each in text)
+    return "".join(each if each.isprintable() else " " for each in ESCAPES.sub("", text))
 
 
 def word(text: str) -> Text:
@@ -321,48 +324,6 @@ def _without_empty(table: Table) -> Table:
     for index, column in enumerate(table.columns):
         column._index = index  # noqa: SLF001 rich finds the cells of a row by it, and offers no way to take one out
     return table
-
-
-def show_session(answer: ShowResult) -> None:
-    """`batonctl show`."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in _facts(answer.session, answer.log_path):
-        table.add_row(key, word(value) if key == "state" else Text(safe(value)))
-    hidden = ("name", "batch_size") if answer.spec.get("run") else ("name",)
-    for key, value in answer.spec.items():
-        if value not in (None, [], False) and key not in hidden:
-            table.add_row(
-                key,
-                Text(
-                    safe(
-                        " ".join(map(str, value)) if isinstance(value, list) else "yes" if value is True else str(value)
-                    )
-                ),
-            )
-    put(table)
-    for line in answer.history:
-        show_event(line)
-
-
-def _facts(row: Row, log_path: str | None) -> list[tuple[str, str]]:
-    facts = [
-        ("session", row.name),
-        ("state", row.state),
-        ("why", row.reason),
-        ("lane", f"{row.lane} ({row.lane_state})" if row.lane and row.lane_state else row.lane or ""),
-        ("place", str(row.place or "")),
-        ("items", items(row.done, row.total) + (f", {row.cursor} of them durable" if row.done else "")),
-        ("rate", rate(row.rate_items_s)),
-        ("left", left(row.remaining_s, row.remaining_spread_s)),
-        ("attempt", f"{row.attempt} of {row.max_attempts}" if row.attempt else ""),
-        ("submitted", clock(row.submitted_at)),
-        ("started", clock(row.started_at)),
-        ("ended", clock(row.ended_at)),
-        ("log", log_path or ""),
-    ]
-    return [(key, value) for key, value in facts if value]
 
 
 def show_devices(answer: DevicesResult) -> None:

@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from daemon import adoption, views
-from daemon.adoption import PATIENCE_S, Reception
+from daemon import adoption, views, worklogs
+from daemon.adoption import Reception
 from daemon.config import Config
 from daemon.control import ControlServer
+from daemon.departure import Departure
 from daemon.devices import Devices
 from daemon.feed import Feed
 from daemon.handlers import Handlers
@@ -46,14 +48,16 @@ from daemon.stories import RecordFailed as RecordFailedStory
 from daemon.workers import Alive, Crew
 from states import policy
 from states.decision import Decision
+from states.effects import Effect
 from states.events import Cancel, Event, Exited, Kill, Memory, Queued, Stop
-from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished
+from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished, SessionRetried, StandbyStarted
 from states.restore import Remnant, restore
 from states.snapshot import Lane, State, World
 
 WORKER_SOCKET: Final = "workers.sock"
 REJOIN_MARGIN_S: Final = 10.0  # a worker that gave up has this long to drain
 KILL_WAIT_S: Final = 10.0  # after a second signal, for the killed to be gone
+LEAVE_WAIT_S: Final = 5.0  # as long for a standby, where the others are left running
 PRUNE_INTERVAL_S: Final = 3600.0
 CHECKPOINT_INTERVAL_S: Final = 60.0
 HANDING_OVER: Final = (State.DRAINING, State.SWAPPING)
@@ -76,6 +80,8 @@ class Service:
         self._awaited: dict[int, WorkerRecord] = {}  # found alive, and not seen to end
         self._signals = 0
         self._forced = asyncio.Event()
+        self._departure: Departure | None = None
+        self._departing = asyncio.Event()
 
     async def run(self) -> int:
         """Serve until told to stop; 0 when every session was drained, 1 when some were ended by force."""
@@ -111,7 +117,7 @@ class Service:
                     self._loop.post(Cancel(time.monotonic(), session.name))
             self._loop.start()
             await self._until_stopped(chores)
-        self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, len(self._loop.world.queue)))
+        self._tell_stopped()
         return 1 if self._forced.is_set() else 0
 
     # Putting together
@@ -136,10 +142,10 @@ class Service:
             generation=found.generation,
         )
         return Loop(
-            restore(world, self._remnants(found, lanes), now, PATIENCE_S + REJOIN_MARGIN_S),
+            restore(world, self._remnants(found, lanes), now, self._config.adoption_timeout_s + REJOIN_MARGIN_S),
             record=self._record,
             tell=self._tell_decision,
-            perform=Performer(self._crew, self._specs, lanes),
+            perform=self._unless_departing(Performer(self._crew, self._specs, lanes)),
             blocked=lambda why: self._tell(RecordFailedStory(why)),
             unblocked=lambda decisions, waited_s: self._tell(RecordResumed(decisions, waited_s)),
         )
@@ -150,7 +156,7 @@ class Service:
 
     @property
     def _rejoin(self) -> Rejoin:
-        return Rejoin(socket=str(self._worker_socket), seconds=PATIENCE_S)
+        return Rejoin(socket=str(self._worker_socket), seconds=self._config.adoption_timeout_s)
 
     @property
     def _exits(self) -> Path:
@@ -165,7 +171,7 @@ class Service:
             self._tell(WorkerFound(record.session, record.generation, record.pid, left.story))
             if session is None or record.lane not in lanes:
                 left.kill()  # its session has ended, or its device is gone
-                self._store.worker_gone(record.generation)
+                self._forget_worker(record.generation)
                 continue
             remnants.append(Remnant(record.lane, session, record.generation, record.promoted))
             if left.process is not None:
@@ -177,7 +183,7 @@ class Service:
         kept = {remnant.generation for remnant in remnants}
         for record in self._store.workers():
             if record.generation not in kept:
-                self._store.worker_gone(record.generation)
+                self._forget_worker(record.generation)
         return remnants
 
     def _turned_away(self, reason: str) -> None:
@@ -196,6 +202,7 @@ class Service:
             inspect=inspect,
             specs=self._specs,
             daemon=views.Daemon(version("batond"), os.getpid(), self._started_at),
+            leave=self._leave,
         )
         control = self._config.control
         gid = None if control.group is None else grp.getgrnam(control.group).gr_gid
@@ -217,6 +224,7 @@ class Service:
             self._tell(DaemonStopping(self._stop_reason, tuple(busy)), seq, moment)
         for note in decision.notes:
             self._tell(note, seq, moment)
+            self._keep_output(note)
             if isinstance(note, ENDED):
                 self._specs.pop(note.session, None)
 
@@ -230,8 +238,11 @@ class Service:
             raise RecordFailed(str(error)) from error
 
     def _post(self, event: Event) -> None:
+        if self._departure is not None and self._departure.withholds(event):
+            if isinstance(event, Exited):
+                self._forget_worker(event.generation)
+            return
         if isinstance(event, Exited):
-            self._note_worker(lambda: self._store.worker_gone(event.generation))
             record = self._awaited.pop(event.generation, None)
             exited = None if record is None else adoption.exit_of(record, self._exits)
             for fact in () if exited is None else exited.facts(event.at):
@@ -245,11 +256,24 @@ class Service:
                 lambda: self._store.worker_started(worker.generation, worker.session, worker.lane, worker.pid, started)
             )
 
+    def _keep_output(self, note: Note) -> None:
+        """Of a worker that failed, what it printed last; of each that is to be started, where its output begins."""
+        match note:
+            case StandbyStarted(session=name):
+                log_start = worklogs.size(self._crew.log_path(name))
+                self._note_worker(lambda: self._store.log_tails.begin(name, log_start))
+            case SessionFailed(session=name, attempt=attempt) | SessionRetried(session=name, attempt=attempt):
+                read = partial(worklogs.tail, self._crew.log_path(name))
+                self._note_worker(lambda: self._store.log_tails.keep(name, attempt, read))
+
+    def _forget_worker(self, generation: int) -> None:
+        self._note_worker(partial(self._store.worker_gone, generation))
+
     def _note_worker(self, write: Callable[[], None]) -> None:
         try:
             write()
         except RecordError as error:
-            # The session goes on; what is lost is only how a later daemon would find its process.
+            # Sessions go on; what is lost is how a later daemon would find a process, or what one had printed.
             self._tell(RecordFailedStory(str(error)))
 
     def _fell_back(self, reason: str) -> None:
@@ -269,6 +293,14 @@ class Service:
                 config=None if config.source is None else str(config.source),
             )
         )
+
+    def _tell_stopped(self) -> None:
+        """The last word. Sessions that were left running are not in the queue, those of a killed standby are again."""
+        queued, left_running = len(self._loop.world.queue), 0
+        if self._departure is not None:
+            queued += len(self._departure.handed_back)
+            left_running = len(self._departure.sessions)
+        self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, queued, left_running))
 
     # While it runs
 
@@ -317,7 +349,9 @@ class Service:
             loop.add_signal_handler(number, self._signalled, number)
 
     def _signalled(self, number: signal.Signals) -> None:
-        if self._signals == 0 and not self._loop.world.stopping:
+        if self._departure is not None:
+            self._departure.hasten()  # it ends already, and is not to take with it what it leaves
+        elif self._signals == 0 and not self._loop.world.stopping:
             self._stop_reason = number.name
             self._loop.post(Stop(time.monotonic()))
         else:
@@ -329,19 +363,47 @@ class Service:
         self._loop.post(Kill(time.monotonic()))
         self._crew.kill_all()  # also where nothing can be recorded, and so nothing decided
 
+    def _leave(self) -> Departure:
+        """Begin to end without the sessions that run. They go on from this moment: nothing more is asked of a worker.
+
+        What those say until the end is still decided on, and recorded; what the decisions ask for is left undone, as
+        by a daemon that is killed between the two.
+        """
+        if self._departure is None:
+            back_by = datetime.now(UTC) + timedelta(seconds=self._config.adoption_timeout_s)
+            self._departure = Departure.from_world(self._loop.world, back_by)
+            self._stop_asked_at = time.monotonic()
+            self._tell(DaemonStopping("shutdown, and its sessions go on", ()))
+            self._departure.begin(self._crew)
+            self._departing.set()
+        return self._departure
+
+    def _unless_departing(self, perform: Callable[[Effect], None]) -> Callable[[Effect], None]:
+        def performed(effect: Effect) -> None:
+            if self._departure is None:
+                perform(effect)
+
+        return performed
+
+    async def _departed(self) -> None:
+        await self._departing.wait()
+        assert self._departure is not None
+        await self._departure.over(LEAVE_WAIT_S)
+
     async def _until_stopped(self, chores: list[asyncio.Task[None]]) -> None:
         stopped = asyncio.ensure_future(self._loop.until(_stopped))
         forced = asyncio.ensure_future(self._forced.wait())
-        watched: set[asyncio.Future[Any]] = {stopped, forced, *chores}
-        while not (stopped.done() or forced.done()):
+        departed = asyncio.ensure_future(self._departed())
+        watched: set[asyncio.Future[Any]] = {stopped, forced, departed, *chores}
+        while not (stopped.done() or forced.done() or departed.done()):
             done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             watched -= done
             for each in done:
                 each.result()  # a bug, in a decision or a chore, ends the daemon here
-        forced.cancel()
-        if not stopped.done():
+        if forced.done() and not stopped.done():
             await asyncio.wait({stopped}, timeout=KILL_WAIT_S)
-            stopped.cancel()
+        for each in (stopped, forced, departed):
+            each.cancel()
 
 
 async def _end(chores: list[asyncio.Task[None]]) -> None:

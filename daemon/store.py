@@ -17,6 +17,8 @@ from typing import Any, Final
 import msgspec
 
 from daemon.database import DATABASE, SetAside, StoreError, StoreLockedError, boot_id, lock, open_database
+from daemon.logtails import LogTails
+from daemon.plaintext import plain
 from daemon.recording import LIVE, Recording, get_meta, set_meta
 from daemon.records import (
     SESSION_COLUMNS,
@@ -34,7 +36,7 @@ from daemon.records import (
     to_text,
 )
 from daemon.sessionfile import SessionSpec
-from daemon.stories import fields, plain
+from daemon.stories import fields
 from states.decision import Decision
 from states.effects import Promote
 from states.notes import SessionQueued
@@ -71,6 +73,7 @@ class Store:
         self.set_aside = set_aside  # the damaged database that was found at the start; to be said loudly
         self._lock_fd = lock_fd
         self._db = connection
+        self.log_tails = LogTails(self._rows, self._transaction)
         self._generation = -1
         self._inode = (folder / DATABASE).stat().st_ino
 

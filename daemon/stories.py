@@ -6,11 +6,11 @@ fields are the dataclass's own. What the record keeps, what the log says and wha
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any, ClassVar, TypeAlias, get_args
 
+from daemon.plaintext import plain
 from states.notes import LaneMoved, Note, ProfileLearned, SessionQueued
 
 
@@ -42,12 +42,16 @@ class DaemonStopping:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStopped:
-    """The daemon ends now. `stopping_s`: since it was asked to; `left`: sessions still in the queue."""
+    """The daemon ends now. `stopping_s`: since it was asked to; `left`: sessions still in the queue.
+
+    `left_running`: sessions whose workers go on without it, and look for the next daemon.
+    """
 
     event: ClassVar[str] = "daemon.stopped"
     level: ClassVar[str] = "info"
     stopping_s: float
     left: int
+    left_running: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,16 +226,3 @@ def fields(note: Note | Story) -> dict[str, Any]:
             for name, said in _OWN[type(note)]:
                 line[said] = plain(getattr(note, name))
     return line
-
-
-def plain(value: Any) -> Any:
-    """A value that JSON and UTF-8 can carry: file names that are not UTF-8 come out with escapes."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    if isinstance(value, tuple | list):
-        return [plain(part) for part in value]
-    if isinstance(value, dict):
-        return {plain(key): plain(part) for key, part in value.items()}
-    return value

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from daemon.logtails import LogTail
 from daemon.results import (
     DeviceView,
+    Failure,
     LaneView,
     QueueView,
     Row,
@@ -20,6 +22,7 @@ from daemon.results import (
     WorkerView,
 )
 from daemon.store import SessionRecord
+from daemon.tracebacks import last_traceback
 from states import policy
 from states.snapshot import Fate, Lane, Phase, Worker, World
 from states.work import Session
@@ -146,6 +149,8 @@ def worker_view(worker: Worker, now: Now) -> WorkerView:
         rss_bytes=worker.rss_bytes,
         reserved_bytes=worker.reserved,
         attempt=worker.session.attempt,
+        errors=max(worker.errors, worker.session.errors),
+        paused=worker.paused,
     )
 
 
@@ -283,6 +288,7 @@ def live_rows(
                 done=session.cursor,
                 total=session.total,
                 cursor=session.cursor,
+                errors=session.errors,
                 attempt=session.attempt,
                 max_attempts=session.max_attempts,
                 reason=reasons[session.name],
@@ -302,6 +308,7 @@ def ended_row(record: SessionRecord) -> Row:
         done=record.cursor if record.items is None else record.items,
         total=record.total,
         cursor=record.cursor,
+        errors=record.core.errors,
         attempt=record.attempt,
         max_attempts=record.core.max_attempts,
         reason=record.reason,
@@ -309,6 +316,13 @@ def ended_row(record: SessionRecord) -> Row:
         started_at=record.started_at,
         ended_at=record.ended_at,
     )
+
+
+def failure(kept: LogTail | None) -> Failure | None:
+    """What the worker of a failed attempt left, from the record."""
+    if kept is None:
+        return None
+    return Failure(attempt=kept.attempt, log_tail=kept.text, traceback=last_traceback(kept.text))
 
 
 def _worker_row(lane: Lane, worker: Worker, now: Now, submitted: Mapping[str, datetime]) -> Row:
@@ -323,6 +337,7 @@ def _worker_row(lane: Lane, worker: Worker, now: Now, submitted: Mapping[str, da
         done=view.done,
         total=view.total,
         cursor=view.cursor,
+        errors=view.errors,
         rate_items_s=view.rate_items_s,
         remaining_s=view.remaining_s,
         remaining_spread_s=view.remaining_spread_s,
@@ -337,6 +352,8 @@ def _worker_row(lane: Lane, worker: Worker, now: Now, submitted: Mapping[str, da
 def _doing(lane: Lane, worker: Worker) -> str:
     if worker.trouble is not None:
         return worker.trouble.reason
+    if worker.paused is not None:
+        return f"has no room to write, and tries again: {worker.paused}"
     if worker.fate is Fate.CANCEL:
         return "is being cancelled"
     if worker in lane.leaving or worker.fate is Fate.REQUEUE:

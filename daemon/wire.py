@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from daemon.plaintext import one_line
 from daemon.results import (
     CancelResult,
     DevicesResult,
@@ -38,6 +39,7 @@ BATCH_LIMIT = 100
 LIST_LIMIT = 1000
 LOGS_LIMIT_BYTES = 1 << 18
 PATH_LIMIT_BYTES = 107  # sun_path has 108, the last one is NUL
+MESSAGE_LIMIT_CHARACTERS = 2000
 
 
 class Access(Enum):
@@ -180,9 +182,13 @@ class EventsParams(Params, frozen=True, kw_only=True):
 
 
 class ShutdownParams(Params, frozen=True, kw_only=True):
-    """`now` ends the workers at once; without it, each finishes its batch and commits first."""
+    """`now` ends the workers at once; without it, each finishes its batch and commits first.
+
+    `leave_running` lets them go on, for the next daemon to adopt; only one that is still being prepared ends.
+    """
 
     now: bool = False
+    leave_running: bool = False
 
 
 # Methods
@@ -307,7 +313,7 @@ _METHODS = (
     ),
     Method(
         name="shutdown",
-        summary="Drain every lane and end the daemon; sessions keep their places and cursors.",
+        summary="Drain every lane and end the daemon; sessions keep their places and cursors, or run on without it.",
         access=Access.ACT,
         params=ShutdownParams,
         result=ShutdownResult,
@@ -381,8 +387,10 @@ def encode_result(identity: Id, result: Struct) -> bytes:
 
 def encode_error(identity: Id, refusal: Refusal) -> bytes:
     """One line, newline included."""
-    data = Problems(refusal.problems) if refusal.problems else UNSET
-    error = ErrorObject(int(refusal.code), refusal.message, data)
+    # A message may quote what a client sent: of any length, line breaks and all.
+    problems = tuple(one_line(problem, MESSAGE_LIMIT_CHARACTERS) for problem in refusal.problems)
+    message = one_line(refusal.message, MESSAGE_LIMIT_CHARACTERS)
+    error = ErrorObject(int(refusal.code), message, Problems(problems) if problems else UNSET)
     return _line({"jsonrpc": "2.0", "id": identity, "error": error})
 
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol, assert_never
 
 from daemon import messages, priority, worklogs
 from daemon.channel import Channel, ProtocolError
+from daemon.plaintext import one_line
 from daemon.processes import CannotStartError, Process
 from daemon.sessionfile import DeviceAssignment, SessionSpec
 from states.effects import Force, StartStandby
@@ -167,7 +168,7 @@ class Crew:
             raise ProtocolError(f"no worker of generation {hello.generation} is waited for")
         self._greet(worker, hello)
         worker.channel = channel
-        for fact in _missed(hello, time.monotonic()):
+        for fact in _missed(hello, worker, time.monotonic()):
             self.post(fact)
         worker.finished = hello.phase == "committed"
         return Ears(partial(self._take, worker), partial(self._fault, worker), partial(self._ended, worker))
@@ -425,7 +426,7 @@ def _fact(
         case messages.LastBatch():
             return LastBatch(now, generation)
         case messages.Paused(reason=reason):
-            return Paused(now, generation, reason[:REASON_LIMIT_CHARACTERS])
+            return Paused(now, generation, one_line(reason, REASON_LIMIT_CHARACTERS))
         case messages.Resumed():
             return Resumed(now, generation)
         case messages.Quiesced(at=at, done=done, remaining=remaining, errors=errors):
@@ -435,23 +436,24 @@ def _fact(
             return Committed(now, generation, cursor, peak, errors)
         case messages.Failed(kind=kind, reason=reason, item=item):
             worker.finished = True
-            return Failed(now, generation, kind, reason[:REASON_LIMIT_CHARACTERS], item)
+            return Failed(now, generation, kind, one_line(reason, REASON_LIMIT_CHARACTERS), item)
         case _:
             assert_never(message)
 
 
-def _missed(hello: messages.Hello, now: float) -> list[Event]:
+def _missed(hello: messages.Hello, worker: _Living, now: float) -> list[Event]:
     """What a worker said while no daemon listened, as far as its greeting tells."""
     generation = hello.generation
     done = max(hello.done, hello.cursor)
     facts: list[Event] = [Hello(now, generation, hello.cursor, done, hello.total, hello.remaining, hello.errors)]
     if hello.began_at is not None:
-        facts.append(Promoted(now, generation, hello.began_at))
+        facts.append(Promoted(now, generation, _credible(hello.began_at, worker, now)))
         facts.append(Progress(now, generation, done, hello.cursor, hello.total, errors=hello.errors))
     if hello.ended_at is not None:
-        facts.append(Quiesced(now, generation, hello.ended_at, hello.done, hello.remaining, hello.errors))
+        ended_at = _credible(hello.ended_at, worker, now)
+        facts.append(Quiesced(now, generation, ended_at, hello.done, hello.remaining, hello.errors))
     if hello.paused is not None:
-        facts.append(Paused(now, generation, hello.paused[:REASON_LIMIT_CHARACTERS]))
+        facts.append(Paused(now, generation, one_line(hello.paused, REASON_LIMIT_CHARACTERS)))
     if hello.phase == "committed":
         facts.append(Committed(now, generation, hello.cursor))
     return facts

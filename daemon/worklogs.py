@@ -1,10 +1,15 @@
-"""Where a session's standard output and error go: one append-only file each, trimmed in place. Reads no line of it."""
+"""Where a session's standard output and error go: one append-only file each, trimmed in place. Understands no line."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
+
+TAIL_BYTES: Final = 16 << 10
+CHARACTER_BYTES: Final = 4  # of UTF-8, at most
 
 
 def log_path(directory: Path, session: str) -> Path:
@@ -16,6 +21,40 @@ def open_log(path: Path) -> int:
     """A descriptor to append to the file, made where it is not there. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def size(path: Path) -> int:
+    """The bytes of a log; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def tail(path: Path, start: int) -> bytes:
+    """The last TAIL_BYTES of a log, or less: what stands in it from byte `start` on. Nothing, where it cannot be read.
+
+    A log that is shorter than `start` was trimmed or begun anew: all of it counts. The first character is a whole one.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo in its place is not waited for
+        with open(fd, "rb") as log:  # noqa: PTH123 - opened already
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return b""
+            begin = start if start <= found.st_size else 0
+            cut = max(begin, found.st_size - TAIL_BYTES)
+            log.seek(cut)
+            data = log.read(TAIL_BYTES)
+    except OSError:
+        return b""
+    return _from_a_character(data) if cut > begin else data
+
+
+def _from_a_character(data: bytes) -> bytes:
+    """Without what is left at the start of a character whose first byte is cut off."""
+    rest = data.lstrip(bytes(range(0x80, 0xC0)))
+    return rest if len(data) - len(rest) < CHARACTER_BYTES else data
 
 
 def trim(path: Path, limit_bytes: int) -> bool:

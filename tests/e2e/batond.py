@@ -27,6 +27,8 @@ Event = dict[str, Any]
 class Batond:
     """`python -m daemon` with its own state, socket, cache and logs. Its log lines are collected as they come."""
 
+    module = "daemon"  # what is run
+
     def __init__(self, folder: Path, *options: str, settings: str = "") -> None:
         self.folder = folder
         self.socket = folder / "s.sock"
@@ -46,7 +48,7 @@ class Batond:
         begun = len(self.events)
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "daemon", "--config", str(self.folder / "batond.toml")),
+                *(sys.executable, "-m", self.module, "--config", str(self.folder / "batond.toml")),
                 *("--state-dir", str(self.folder / "state"), "--socket", str(self.socket)),
                 *("--log-format", "json", *self._options),
             ],

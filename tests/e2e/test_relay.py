@@ -116,7 +116,7 @@ def test_a_killed_worker_is_tried_again_and_its_output_is_whole(batond: Batond) 
 @pytest.mark.parametrize(
     ("flags", "kind", "words"),
     [
-        (["--die-loading"], "memory", "SIGKILL"),
+        (["--die-loading"], "internal", "SIGKILL"),
         (["--fail-at", "0"], "program", "ValueError: item 0 cannot be computed"),
         (["--silent", "--exit-code", "3"], "program", "3"),
         (["--garbage"], "internal", ""),

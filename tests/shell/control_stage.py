@@ -18,6 +18,7 @@ import msgspec
 
 from daemon import views, wire
 from daemon.control import Bounds, ControlServer, Handler, Peer, Stream
+from daemon.departure import Departure
 from daemon.devices import Device
 from daemon.feed import Feed
 from daemon.handlers import Handlers
@@ -31,6 +32,7 @@ from states.decision import Decision
 from states.effects import AdvanceStandby, DrainActive, Effect, EndWorker, Promote, RaiseStandby, StartStandby
 from states.events import (
     Committed,
+    Event,
     Exited,
     Failed,
     Hello,
@@ -202,6 +204,7 @@ class Stage:
             inspect=self._inspect,
             specs=specs,
             daemon=views.Daemon("0.1.0", 4711, now()),
+            leave=self._leave,
         )
         async with ControlServer(
             self.path, handlers.table, self._gid, mode=0o666, bounds=self._bounds, tell=self.told.append
@@ -210,6 +213,9 @@ class Stage:
             await self._stopped.wait()
         self.loop.close()
         store.close()
+
+    def _leave(self) -> Departure:
+        return Departure.from_world(self.loop.world, datetime(2026, 3, 1, 12, tzinfo=UTC))
 
     async def _inspect(self, specs: list[SessionSpec]) -> list[Mapping[str, Any]]:
         self.inspected += [spec.name for spec in specs]
@@ -224,6 +230,10 @@ class Stage:
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of a coroutine that runs on the daemon's event loop."""
         return asyncio.run_coroutine_threadsafe(work(), self._events).result(PATIENCE_S)
+
+    def post(self, event: Event) -> None:
+        """Tell the loop a fact."""
+        self._events.call_soon_threadsafe(self.loop.post, event)
 
     def until(self, holds: Callable[[World], bool]) -> None:
         """Wait until something holds of the daemon's world."""

@@ -92,6 +92,16 @@ def test_each_command_says_what_it_did(stage: Stage) -> None:
     assert out(stage, "shutdown").startswith("batond ends")
 
 
+def test_what_goes_on_without_the_daemon_is_told(stage: Stage) -> None:
+    assert out(stage, "shutdown", "--leave-running") == "batond ends\n"
+    stage.crew.frozen = True
+    submitted(stage, "a", "b")
+    stage.until(lambda world: world.lanes["cpu"].state is State.RUNNING)
+    first, second = out(stage, "shutdown", "--leave-running").splitlines()
+    assert first == "batond ends; one session goes on without it: a"
+    assert re.fullmatch(r"start batond again by .*\d\d:\d\d.*, or they drain, and go back to the queue", second)
+
+
 def test_what_is_refused_exits_with_1_and_one_line(stage: Stage) -> None:
     for arguments, said in (
         (("swap",), "cannot swap lane cpu: it is Idle"),

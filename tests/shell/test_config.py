@@ -175,6 +175,11 @@ format = "json"
         ("[memory]\ninterval_s = nan", "batond.toml:2: memory.interval_s: must be a number, not nan"),
         ("[limits]\nreadings = true", "batond.toml:2: limits.readings: must be a whole number, not true"),
         ("state_dir = ''", "batond.toml:1: state_dir: must be a path, not ''"),
+        ("adoption_timeout_s = 0", "batond.toml:1: adoption_timeout_s: must be more than 0, not 0"),
+        ("adoption_timeout_s = -1.5", "batond.toml:1: adoption_timeout_s: must be more than 0, not -1.5"),
+        ("adoption_timeout_s = 86401", "batond.toml:1: adoption_timeout_s: must be at most 86400 s (a day), not 86401"),
+        ("adoption_timeout_s = inf", "batond.toml:1: adoption_timeout_s: must be a number, not inf"),
+        ("adoption_timeout_s = '5'", "batond.toml:1: adoption_timeout_s: must be a number, not '5'"),
         ("a = = 3", "batond.toml:1: not valid TOML: Invalid value (column 5)"),
         (
             '[control]\nmode = "0066"',

@@ -283,9 +283,30 @@ def test_where_there_are_several_lanes_one_is_to_be_named(tmp_path: Path) -> Non
 def test_shutdown_names_whom_it_waits_for_and_takes_no_more_sessions(line: Line, stage: Stage) -> None:
     submit(line, "a", "b")
     stage.until(running("a"))
-    assert done(line, "shutdown") == {"waits_for": ["a"]}
+    assert done(line, "shutdown") == {"waits_for": ["a"], "left_running": [], "back_by": None}
     _, _, problems = refused(line, "submit", text=session_file("c"), base="/")
     assert problems == ["batond is stopping, and takes no sessions"]
     stage.until(lambda world: world.lanes["cpu"].state is State.STOPPED)
     assert done(line, "status")["stopping"]
-    assert done(line, "shutdown", now=True) == {"waits_for": []}
+    assert done(line, "shutdown", now=True)["waits_for"] == []
+
+
+def test_shutdown_that_leaves_running_names_what_goes_on_and_until_when(line: Line, stage: Stage) -> None:
+    """Who computes and who commits; not who is being prepared."""
+    stage.crew.frozen = True
+    submit(line, "a", "b")
+    stage.until(running("a"))
+    assert done(line, "shutdown", leave_running=True) == {
+        "waits_for": [],
+        "left_running": ["a"],
+        "back_by": "2026-03-01T12:00:00Z",
+    }
+    assert refused(line, "shutdown", leave_running=True, now=True)[:2] == (
+        Code.INVALID_PARAMS,
+        "shutdown: give now or leave_running, not both",
+    )
+    done(line, "shutdown")
+    assert refused(line, "shutdown", leave_running=True)[:2] == (
+        Code.REFUSED,
+        "cannot leave the sessions running: batond is stopping, and they are draining",
+    )

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -376,3 +377,24 @@ async def test_with_real_tensorflow_an_interpreter_of_its_own_does_as_well(tmp_p
         assert answer["error"]["key"] == "model"
         assert (await scene.fact(Exited, 1)).status == 1
         assert scene.names(1) == ["Hello", "Failed", "Exited"]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@in_loop
+async def test_the_exit_record_of_a_program_stays_for_the_next_daemon(tmp_path: Path, closed: bool) -> None:
+    """Who ends and leaves it running takes no note of its end any more; who stays has heard of it."""
+    made = Nursery(tmp_path, say=print, use_fork_server=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, (tmp_path / "log").open("ab") as log:
+        spec = SessionSpec(name="s", run=("true",), cwd=str(tmp_path))
+        process = await made.start(spec, CPU, 7, theirs, log.fileno())
+        record = made.exit_records / "7.json"
+        if closed:
+            made.close()
+        assign = {"type": "assign", "protocol": 1, "session": "s", "generation": 7, "tier": "warm", "cursor": 0}
+        assign |= {"resume": False, "device": {"kind": "cpu"}, "rejoin": None, "spec": msgspec.to_builtins(spec)}
+        ours.sendall(json.dumps(assign).encode() + b'\n{"type": "go"}\n')
+        assert await process.exited == 0
+        await asyncio.sleep(0)  # whoever else waited for its end has been called
+        assert record.exists() == closed
+    made.close()

@@ -15,9 +15,10 @@ from daemon.logs import line_type
 from daemon.stories import EVENTS
 from daemon.tail import read_piece
 from daemon.wire import Code
+from states.events import Paused, Progress
 from states.snapshot import Lane, World
 from states.work import Session
-from tests.shell.control_stage import Line, Stage, done, ended, refused, running, submit
+from tests.shell.control_stage import Line, Stage, done, ended, now, refused, running, submit
 
 
 @pytest.fixture
@@ -36,6 +37,20 @@ def line(stage: Stage) -> Iterator[Line]:
 
 
 # Looking
+
+
+def test_a_session_without_room_to_write_says_so_and_counts_what_it_skipped(line: Line, stage: Stage) -> None:
+    submit(line, "a")
+    stage.until(running("a"))
+    generation = done(line, "status")["lanes"][0]["active"]["generation"]
+    stage.post(Progress(now(), generation, 40, 20, 1000, errors=3))
+    stage.post(Paused(now(), generation, "no space left on /out"))
+    stage.until(lambda world: (active := world.lanes["cpu"].active) is not None and active.paused is not None)
+    lane = done(line, "status")["lanes"][0]
+    assert (lane["active"]["paused"], lane["active"]["errors"]) == ("no space left on /out", 3)
+    assert "no space left on /out" in lane["reason"]
+    row = done(line, "show", name="a")["session"]
+    assert (row["errors"], row["reason"]) == (3, "has no room to write, and tries again: no space left on /out")
 
 
 def test_status_shows_what_a_lane_does_and_why(line: Line, stage: Stage) -> None:

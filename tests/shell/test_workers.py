@@ -89,7 +89,7 @@ async def test_a_worker_killed_at_its_work_leaves_each_item_once_after_it_is_res
         await scene.running(1, *flags, "--die-at", "33")
         assert (await scene.fact(Exited, 1)).status == 128 + 9
         failed = await scene.fact(Failed, 1)
-        assert failed.kind == "memory"
+        assert failed.kind == "internal"
         assert "killed by SIGKILL" in failed.reason
         cursor = max(fact.cursor for fact in scene.of(1) if isinstance(fact, Progress))
         assert cursor in (10, 15, 20, 25, 30), "it may be behind: reports are 20 a second"

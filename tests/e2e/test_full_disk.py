@@ -1,0 +1,45 @@
+"""The whole daemon where the disk of its state is full: it starts, says so, and goes on when there is room."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from batond import Batond, alive, stand_in, wait_gone
+
+
+@contextmanager
+def no_room_behind(path: Path) -> Iterator[None]:
+    """What is started here can make no file longer than this one is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_daemon_that_starts_on_a_full_disk_stumbles_over_no_worker_that_is_gone(batond: Batond) -> None:
+    """It cannot take it out of its record: that is told, nothing is begun, and with room all goes on."""
+    batond.submit(stand_in("s", batond.folder, "--item-ms", "5", items=200, max_attempts=5))
+    batond.event("session.started", session="s")
+    workers = batond.workers()
+    batond.kill()
+    for pid in workers:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    for pid in workers:
+        wait_gone(pid)
+    with no_room_behind(batond.folder / "state" / "batond.db-wal"):
+        batond.start()
+    batond.event("record.failed")
+    assert len(batond.told("session.started", session="s")) == 1
+    resource.prlimit(batond.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    batond.ended("s")
+    assert batond.told("session.finished", session="s")
+    assert batond.rows("s") == list(range(200))
+    assert batond.told("daemon.broke") == []
