@@ -13,7 +13,7 @@ TESTS = out=$$(mktemp); $(BIN)/python -m pytest $(CORE) >$$out 2>&1 & core=$$!; 
   wait $$core; status=$$?; cat $$out; rm -f $$out; exit $$((status + rest))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate docs clean
+.PHONY: help setup demo test check simulate chaos docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -40,11 +40,16 @@ SEED ?= 0
 simulate: $(READY) ## RUNS whole worlds with faults through the core, from SEED on (docs/reliability.md)
 	@$(BIN)/python -m tests.simulation --runs $(RUNS) --seed $(SEED)
 
+SECONDS ?= 60
+OUT ?= chaos/out
+chaos: $(READY) ## real sessions for SECONDS, with faults drawn from SEED (random where none is given); every row counted
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --out $(OUT) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
+
 docs: $(READY) ## write the generated parts of the documentation anew
 	@$(BIN)/python -m daemon.docs
 
 clean: ## remove what runs and tools left behind (not .venv)
-	@rm -rf build dist demo/out bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist demo/out bench/out chaos/out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # Made anew when pyproject.toml changes; an environment that was left half made, or has too old a Python, is replaced.
