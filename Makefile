@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# The core's tests compute, the others mostly wait: side by side they take as long as the longer of the two.
-CORE := tests/core tests/simulation
-TESTS = out=$$(mktemp); $(BIN)/python -m pytest $(CORE) >$$out 2>&1 & core=$$!; \
-  $(BIN)/python -m pytest $(addprefix --ignore=,$(CORE)); rest=$$?; \
-  wait $$core; status=$$?; cat $$out; rm -f $$out; exit $$((status + rest))
+# Two halves side by side: the core's tests compute, most others wait, so that together they take as long as the longer.
+HALF := tests/core tests/simulation tests/chaos tests/crashpoints tests/fuzz tests/endurance
+TESTS = out=$$(mktemp); $(BIN)/python -m pytest $(HALF) >$$out 2>&1 & half=$$!; \
+  $(BIN)/python -m pytest $(addprefix --ignore=,$(HALF)); rest=$$?; \
+  wait $$half; status=$$?; cat $$out; rm -f $$out; exit $$((status + rest))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check simulate chaos docs clean

@@ -92,10 +92,14 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was taken out, and how many bytes the rest has. `more`: there is more to take out; call again."""
+    """What was taken out, and how many bytes the rest has. `more`: there is more to take out; call again.
+
+    `forgotten`: the names of which no session is left.
+    """
 
     decisions: int
     sessions: int
+    forgotten: tuple[str, ...]
     size_bytes: int
     more: bool
 

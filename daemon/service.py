@@ -334,7 +334,9 @@ class Service:
                 if time.monotonic() >= prune_at:
                     prune_at = time.monotonic() + PRUNE_INTERVAL_S
                     history = self._config.history
-                    self._store.prune(history.days, history.size_bytes, datetime.now(UTC))
+                    pruned = self._store.prune(history.days, history.size_bytes, datetime.now(UTC))
+                    for name in pruned.forgotten:
+                        worklogs.remove(self._crew.log_path(name))
                 if not any(lane.state in HANDING_OVER for lane in self._loop.world.lanes.values()):
                     self._store.checkpoint()
             except RecordError as error:

@@ -257,17 +257,25 @@ class Store:
         cutoff = to_text(at - timedelta(days=days))
         with self._transaction("prune the history"):
             gone = self._delete("decisions", "seq", "ts < ?", (cutoff,), PRUNE_ROWS)
-            ended = self._delete("sessions", "id", "ended_at < ?", (cutoff,), PRUNE_ROWS)
-            while (size := self._size()) > size_bytes and gone + ended < PRUNE_ROWS:
+            ended = self._delete_ended("ended_at < ?", (cutoff,), PRUNE_ROWS)
+            while (size := self._size()) > size_bytes and gone + len(ended) < PRUNE_ROWS:
                 some = self._delete("decisions", "seq", "1", (), PRUNE_ROWS // 8)
                 gone += some
                 if not some:
-                    some = self._delete("sessions", "id", "ended_at IS NOT NULL", (), PRUNE_ROWS // 8)
-                    ended += some
-                if not some:
-                    break
+                    names = self._delete_ended("ended_at IS NOT NULL", (), PRUNE_ROWS // 8)
+                    ended += names
+                    if not names:
+                        break
+            known = "SELECT 1 FROM sessions WHERE name = ?"
+            forgotten = [name for name in sorted(set(ended)) if self._db.execute(known, (name,)).fetchone() is None]
         self._give_back()
-        return Pruned(decisions=gone, sessions=ended, size_bytes=size, more=gone + ended >= PRUNE_ROWS)
+        return Pruned(
+            decisions=gone,
+            sessions=len(ended),
+            forgotten=tuple(forgotten),
+            size_bytes=size,
+            more=gone + len(ended) >= PRUNE_ROWS,
+        )
 
     def _give_back(self) -> None:
         """Give the file system back what was freed. A script, for a statement without columns is stepped only once."""
@@ -312,6 +320,12 @@ class Store:
     def _delete(self, table: str, key: str, where: str, values: tuple[object, ...], limit: int) -> int:
         sql = f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} ORDER BY {key} LIMIT ?)"  # noqa: S608 - no value in it
         return self._db.execute(sql, (*values, limit)).rowcount
+
+    def _delete_ended(self, where: str, values: tuple[object, ...], limit: int) -> list[str]:
+        """Delete the first sessions of which it holds; their names."""
+        chosen = f"SELECT id FROM sessions WHERE {where} ORDER BY id LIMIT ?"  # noqa: S608 - no value in it
+        rows = self._db.execute(f"DELETE FROM sessions WHERE id IN ({chosen}) RETURNING name", (*values, limit))  # noqa: S608
+        return [name for (name,) in rows.fetchall()]
 
     def _size(self) -> int:
         """The bytes that rows and indexes take; what was freed and not given back yet does not count."""

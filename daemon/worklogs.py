@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -55,6 +56,12 @@ def _from_a_character(data: bytes) -> bytes:
     """Without what is left at the start of a character whose first byte is cut off."""
     rest = data.lstrip(bytes(range(0x80, 0xC0)))
     return rest if len(data) - len(rest) < CHARACTER_BYTES else data
+
+
+def remove(path: Path) -> None:
+    """Remove the log of a session that is not remembered any more. Failure is silent: it is only a file too many."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def trim(path: Path, limit_bytes: int) -> bool:

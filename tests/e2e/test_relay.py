@@ -176,6 +176,20 @@ def test_drain_empties_the_lane_and_resume_goes_on_where_it_was(batond: Batond) 
     assert batond.rows("a") == list(range(200))
 
 
+def test_the_log_of_a_session_goes_when_its_record_does(tmp_path: Path) -> None:
+    with Batond(tmp_path, "--launcher", "exec", settings="[history]\ndays = 1e-9\n") as batond:
+        batond.submit(stand_in("a", tmp_path))
+        batond.ended("a")
+        other = tmp_path / "logs" / "somebody-elses.log"
+        other.touch()
+        assert (tmp_path / "logs" / "a.log").exists()
+        assert batond.stop() == 0
+        batond.start()
+        batond.submit(stand_in("b", tmp_path))
+        batond.ended("b")
+        assert {path.name for path in (tmp_path / "logs").iterdir()} == {"b.log", other.name}
+
+
 def test_move_and_retry(batond: Batond) -> None:
     """A queued session gets another place; a failed one is queued again with all its attempts."""
     batond.ctl("pause")

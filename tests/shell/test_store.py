@@ -286,10 +286,22 @@ def test_history_is_pruned_by_age_and_live_sessions_stay(life: Life) -> None:
     pruned = life.store.prune(5, 1 << 30, life.wall)
     assert [record.name for record in life.store.sessions()] == ["live", "new"]
     assert (pruned.decisions, pruned.sessions, pruned.more) == (4, 1, False)
+    assert pruned.forgotten == ("old",)
     assert life.store.history("live") == ()
     assert len(life.store.history("new")) == 2
     life.feed(Cancel(0.0, "live"))  # goes on with its numbers
     assert life.store.decisions()[-1].seq == 7
+
+
+def test_a_name_that_is_in_use_is_not_forgotten_with_its_last_session(life: Life) -> None:
+    """What hangs on the name, as its log, is the later session's too."""
+    life.feed(Pause(0.0, "cpu"))
+    life.submit("again")
+    life.feed(Cancel(0.0, "again"))
+    life.now += 86400 * 10
+    life.submit("again")
+    pruned = life.store.prune(5, 1 << 30, life.wall)
+    assert (pruned.sessions, pruned.forgotten) == (1, ())
 
 
 def test_history_is_pruned_by_size_and_the_file_gets_smaller(life: Life) -> None:
