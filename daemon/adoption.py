@@ -69,7 +69,7 @@ class LeftBehind:
         """What is done about it, in words."""
         if self.process is None:
             return "its program ended while no batond watched it; its exit record is taken"
-        return "waited for: it goes on, and comes back" if self.record.promoted else "waited for: it ends by itself"
+        return "waited for: it goes on, and comes back" if self.record.promoted else "ended: it had begun nothing"
 
     def kill(self) -> None:
         """End it and its whole group."""
@@ -112,7 +112,11 @@ def exit_of(record: WorkerRecord, exits: Path) -> LeftBehind | None:
     """What is left of a worker whose process is gone: the exit record of its program, if it had one."""
     try:
         exited = msgspec.json.decode((exits / f"{record.generation}.json").read_bytes(), type=_ExitRecord)
-    except (OSError, msgspec.DecodeError):  # it ended before it could be written: what it left is tried again
+    except (
+        OSError,
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+    ):  # it ended before it could be written: what it left is tried again
         return None
     same = (exited.session, exited.generation, exited.pid) == (record.session, record.generation, record.pid)
     return LeftBehind(record, None, exited) if same else None

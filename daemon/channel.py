@@ -87,6 +87,8 @@ class Channel:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
+        # Whom they tell holds this channel: in a circle, each worker that ended would wait for the collector.
+        self._take = self._fault = self._ended = _nothing
 
     # Out
 
@@ -158,7 +160,7 @@ class Channel:
     def _one(self, line: bytes) -> None:
         try:
             message = messages.decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._stop(f"the line {_quoted(line)}: {error}")
             return
         try:
@@ -172,6 +174,10 @@ class Channel:
         with suppress(ValueError, OSError):
             self._loop.remove_reader(self._socket)
         self._fault(one_line(what, FAULT_LIMIT_CHARACTERS))
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _quoted(line: bytes) -> str:

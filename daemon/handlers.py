@@ -132,7 +132,7 @@ class Handlers:
 
     async def status(self, _params: wire.Params, _peer: Peer) -> results.StatusResult:
         """The lanes and the queue."""
-        return views.status(self._world, self._daemon, self._feed.seq, self._now())
+        return views.status(self._world, self._daemon, self._feed.seq, self._now(), self._loop.unrecorded)
 
     async def list_sessions(self, params: wire.ListParams, _peer: Peer) -> results.ListResult:
         """Rows of live sessions, then of ended ones."""

@@ -36,6 +36,8 @@ from states.snapshot import World
 
 REGULAR_TICK_S = 1.0  # while a session computes: its end may come near without a word from it
 RETRY_RECORD_S = 1.0
+ASLEEP_S = 1.0  # a timer that is later than that was not held up by work
+LISTEN_S = 0.5
 KEPT_DECISIONS = 50  # what a bug's report carries
 
 _COMMANDS = Queued | Cancel | Swap | Pause | Resume | DrainLane | Move
@@ -76,7 +78,7 @@ class Loop:
         self._busy = False
         self._blocked: str | None = None
         self._blocked_at = 0.0
-        self._told_blocked = False
+        self.unrecorded: str | None = None  # why decisions cannot be recorded just now
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._watchers: list[asyncio.Future[None]] = []
@@ -170,7 +172,7 @@ class Loop:
                 self._tell_blocked_once(str(failure))
                 self._tell(decision, None)
                 return True
-            why = f"cannot record the decision: {failure}; nothing new is started until it can be"
+            why = f"{failure}; nothing new is started until it can be"
             self._tell_blocked_once(str(failure))
             self._blocked = why
             if isinstance(decision.event, _COMMANDS) and answer is not None:
@@ -178,15 +180,15 @@ class Loop:
                 answer.set_result(Decision(self.world, self.world, decision.event, refused=why))
             self._retry = asyncio.get_running_loop().call_later(RETRY_RECORD_S, self._try_again)
             return False
-        if self._told_blocked:
-            self._told_blocked = False
+        if self.unrecorded is not None:
+            self.unrecorded = None
             self._tell_unblocked(len(self._inbox), time.monotonic() - self._blocked_at)
         self._tell(decision, seq)
         return True
 
     def _tell_blocked_once(self, why: str) -> None:
-        if self._blocked is None and not self._told_blocked:
-            self._told_blocked = True
+        if self._blocked is None and self.unrecorded is None:
+            self.unrecorded = why
             self._blocked_at = time.monotonic()
             self._tell_blocked(why)
 
@@ -224,10 +226,18 @@ class Loop:
             regular = time.monotonic() + REGULAR_TICK_S
             due = regular if due is None else min(due, regular)
         if due is not None:
-            self._timer = asyncio.get_running_loop().call_at(due, self._tick)
+            self._timer = asyncio.get_running_loop().call_at(due, self._tick, due)
 
-    def _tick(self) -> None:
-        self.post(Tick(time.monotonic()))
+    def _tick(self, due: float) -> None:
+        """Tell the time. A daemon that did not run itself (stopped, swapped out, its host frozen) first listens.
+
+        What workers said meanwhile lies in their sockets: a limit is not to pass before it is heard.
+        """
+        now = time.monotonic()
+        if now - due > ASLEEP_S:
+            self._timer = asyncio.get_running_loop().call_at(now + LISTEN_S, self._tick, now + LISTEN_S)
+        else:
+            self.post(Tick(now))
 
     def _wake(self) -> None:
         watchers, self._watchers = self._watchers, []

@@ -88,12 +88,16 @@ class QueueView(Struct, frozen=True, kw_only=True):
 
 
 class StatusResult(Struct, frozen=True, kw_only=True):
-    """The daemon, its lanes, the queue. `seq`: the newest decision's number."""
+    """The daemon, its lanes, the queue. `seq`: the newest decision's number.
+
+    `unrecorded`: why decisions cannot be recorded just now, and so nothing new is started; null where they can.
+    """
 
     version: str
     pid: int
     uptime_s: float
     stopping: bool
+    unrecorded: str | None
     seq: int
     lanes: tuple[LaneView, ...]
     queue: tuple[QueueView, ...]

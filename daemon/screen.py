@@ -177,6 +177,8 @@ def show_status(answer: StatusResult) -> None:
         f"batond {safe(answer.version)}, pid {answer.pid}, up {duration(answer.uptime_s)}, event {answer.seq}{stopping}"
     )
     put(Text(head, style="dim" if not stopping else "yellow"))
+    if answer.unrecorded is not None:
+        put(Text(f"NOTHING NEW IS STARTED: {safe(answer.unrecorded)}", style="bold red"))
     for lane in answer.lanes:
         put(Group(Text(""), *_lane(lane)))
     if answer.queue:

@@ -173,6 +173,8 @@ class Service:
                 left.kill()  # its session has ended, or its device is gone
                 self._forget_worker(record.generation)
                 continue
+            if not record.promoted:
+                left.kill()  # it has begun nothing, and at its low priority may be slow to see that it is alone
             remnants.append(Remnant(record.lane, session, record.generation, record.promoted))
             if left.process is not None:
                 who = Alive(record.session, record.generation, record.lane, record.pid, record.started)

@@ -100,13 +100,14 @@ def next_order(world: World) -> float:
 # Status
 
 
-def status(world: World, daemon: Daemon, seq: int, now: Now) -> StatusResult:
-    """The daemon, its lanes and the queue."""
+def status(world: World, daemon: Daemon, seq: int, now: Now, unrecorded: str | None = None) -> StatusResult:
+    """The daemon, its lanes and the queue. unrecorded: why decisions cannot be recorded."""
     return StatusResult(
         version=daemon.version,
         pid=daemon.pid,
         uptime_s=now.at - daemon.started_at,
         stopping=world.stopping,
+        unrecorded=unrecorded,
         seq=seq,
         lanes=tuple(lane_view(world, lane, now) for lane in world.lanes.values()),
         queue=queue_views(world, now.at),

@@ -178,7 +178,8 @@ def _promoted(draft: Draft, lane: Lane, worker: Worker, event: Promoted) -> Trig
     if worker.phase is not Phase.GOING:
         draft.put(worker, began_at=event.began_at)
         return None
-    stall = draft.at + draft.limits.stall_timeout_s if worker.session.prepares else None
+    reports = worker.session.prepares or worker.pace is not None  # it said how far it is, before this even
+    stall = draft.at + draft.limits.stall_timeout_s if reports else None
     draft.put(
         worker,
         phase=Phase.COMPUTING,

@@ -79,7 +79,7 @@ def pull(draft: Draft, trigger: Trigger) -> Row | None:
             cause=trigger.value,
             guard=row.guard,
             session=worker.session.name if worker else None,
-            waited_s=draft.at - before.since,
+            waited_s=max(0.0, draft.at - before.since),
         )
         draft.notes.insert(fired.told, moved)  # before what the row's own actions tell
     return row

@@ -6,6 +6,7 @@ A fork server preloads `daemon.worker.batch` (TensorFlow and all that these two 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -29,13 +30,13 @@ def serve(socket_fd: int) -> NoReturn:
 
         batch.run(channel, assigned)
     except baton.Failure as failure:
-        traceback.print_exc()
         channel.failed(failure.kind, failure.reason, failure.item)
+        _print_traceback()
         status = 1
     except Exception as error:  # noqa: BLE001 - the last handler: the daemon is told whatever it is
-        traceback.print_exc()
         kind = "memory" if isinstance(error, MemoryError) else "internal"
         channel.failed(kind, f"the worker stopped: {type(error).__name__}: {error}; see its log")
+        _print_traceback()
         status = 1
     leave(status)
 
@@ -54,6 +55,13 @@ def leave(status: int) -> NoReturn:
 
     What must be kept is on disk by then; only what was printed is still in buffers.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the log's disk is full: that changes nothing of what was done
+            stream.flush()
     os._exit(status)
+
+
+def _print_traceback() -> None:
+    """Into the session's log, where there is room: what counts has been said before."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()

@@ -313,7 +313,9 @@ class Shim:
             self._record, self._assignment, status, asked_to_end=self._terminated, committed=committed
         )
         if problem is not None:
-            sys.stderr.write(f"batond: {problem}\n")
+            with contextlib.suppress(OSError):  # the log's disk may be the same full one
+                sys.stderr.write(f"batond: {problem}\n")
+                sys.stderr.flush()
 
     def _verdict(self, status: int) -> tuple[int, bool]:
         """This process's exit status, and whether the output is durable up to the cursor. Notes a failure."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from batond import Batond, alive, stand_in, wait_gone
+from batond import ROOT, Batond, alive, stand_in, wait_gone
 
 
 @contextmanager
@@ -37,9 +39,14 @@ def test_a_daemon_that_starts_on_a_full_disk_stumbles_over_no_worker_that_is_gon
     with no_room_behind(batond.folder / "state" / "batond.db-wal"):
         batond.start()
     batond.event("record.failed")
+    assert "batond.db" in batond.ctl("status")["unrecorded"]
+    command = (sys.executable, "-m", "daemon.cli", "--socket", str(batond.socket), "status")
+    seen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "NOTHING NEW IS STARTED: " in seen
     assert len(batond.told("session.started", session="s")) == 1
     resource.prlimit(batond.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     batond.ended("s")
     assert batond.told("session.finished", session="s")
     assert batond.rows("s") == list(range(200))
     assert batond.told("daemon.broke") == []
+    assert batond.ctl("status")["unrecorded"] is None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,6 +155,7 @@ def test_what_cannot_be_recorded_is_not_acted_on_and_not_lost() -> None:
         loop.post(Ready(now(), 1, Tier.WARM, 1.0, 10))
         assert "perform Promote" not in diary.told
         assert diary.told.count("blocked: no space left on device") == 1
+        assert loop.unrecorded == "no space left on device"
         refused = await loop.ask(Queued(now(), Session("b", 2)))
         assert refused.refused is not None
         assert "no space left" in refused.refused
@@ -160,6 +163,7 @@ def test_what_cannot_be_recorded_is_not_acted_on_and_not_lost() -> None:
         await loop.until(lambda world: world.lanes["cpu"].active is not None)
         assert "perform Promote" in diary.told
         assert diary.told.count("unblocked") == 1
+        assert loop.unrecorded is None
 
     run(body)
 
@@ -202,6 +206,35 @@ def test_a_record_that_fails_for_long_costs_no_worker_its_time() -> None:
         assert active.stall_at is not None
         assert active.stall_at > now()
         assert "perform DrainActive" not in diary.told
+
+    run(body)
+
+
+def test_a_daemon_that_did_not_run_listens_before_it_looks_at_the_time() -> None:
+    """It was stopped for longer than a limit: what a worker said meanwhile lies in its socket."""
+
+    async def body(loop: Loop, diary: Diary) -> None:
+        loop.world = replace(loop.world, limits=replace(loop.world.limits, stall_timeout_s=0.5))
+        for event in (Queued(now(), Session("a", 1)), Ready(now(), 1, Tier.WARM, 1.0, 10), Promoted(now(), 1, now())):
+            loop.post(event)
+        ours, theirs = socket.socketpair()
+        heard = asyncio.get_running_loop().create_future()
+
+        def hear() -> None:  # as a crew does it: what is read is told in a later turn
+            ours.recv(1)
+            heard.set_result(None)
+            asyncio.get_running_loop().call_later(0.01, lambda: loop.post(Progress(now(), 1, 5, 0, 10)))
+
+        asyncio.get_running_loop().add_reader(ours, hear)
+        theirs.send(b"x")
+        time.sleep(2.0)  # noqa: ASYNC251 - nothing of this process is to run
+        await heard
+        await loop.until(lambda world: (active := world.lanes["cpu"].active) is not None and active.done == 5)
+        assert "perform DrainActive" not in diary.told
+        asyncio.get_running_loop().remove_reader(ours)
+        ours.close()
+        theirs.close()
+        await loop.until(lambda world: world.lanes["cpu"].state is State.DRAINING)  # now it really stalls
 
     run(body)
 
