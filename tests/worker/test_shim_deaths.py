@@ -426,6 +426,15 @@ def test_a_full_disk_leaves_no_exit_record_and_no_part_of_one(run: Starts) -> No
     assert "No space left on device" in shim.log.read_text()
 
 
+def test_a_log_on_the_same_full_disk_changes_nothing_of_what_was_done(run: Starts, tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to("/dev/full")
+    shim = run(["true"])
+    shim.record.with_name("7.json.partial").symlink_to("/dev/full")
+    shim.go()
+    assert shim.peer.rest() == UNCOUNTED
+    assert shim.status() == 0
+
+
 def test_a_record_of_an_earlier_worker_is_replaced(run: Starts) -> None:
     shim = run(["false"])
     shim.record.write_text('{"session": "s", "generation": 7, "status": 0}')
