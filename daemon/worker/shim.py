@@ -314,8 +314,7 @@ class Shim:
         )
         if problem is not None:
             with contextlib.suppress(OSError):  # the log's disk may be the same full one
-                sys.stderr.write(f"batond: {problem}\n")
-                sys.stderr.flush()
+                os.write(2, f"batond: {problem}\n".encode(errors="backslashreplace"))
 
     def _verdict(self, status: int) -> tuple[int, bool]:
         """This process's exit status, and whether the output is durable up to the cursor. Notes a failure."""

@@ -163,7 +163,7 @@ def test_a_standby_that_leaves_its_channel_fails_soon_and_the_queue_goes_on(bato
     """Not after the ten minutes that a preparation may take."""
     quitter = "import os, time; os.closerange(3, 256); time.sleep(1000)"
     batond.submit(
-        stand_in("a", batond.folder, "--item-ms", "20", items=100_000)
+        stand_in("a", batond.folder, "--item-ms", "20", items=100_000, lead=10_000)
         + f'[[session]]\nname = "quitter"\nrun = ["python3", "-S", "-c", "{quitter}"]\nprepare = true\n'
         + stand_in("b", batond.folder, items=5)
     )
