@@ -26,6 +26,7 @@ def child(module: str, function: str, *arguments: object) -> None:
         status = 0
     except BaseException:  # noqa: BLE001 - a forked child must not go on as its parent, whatever happens
         traceback.print_exc()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
