@@ -6,17 +6,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Two halves side by side: the core's tests compute, most others wait, so that together they take as long as the longer.
-HALF := tests/core tests/simulation tests/chaos tests/crashpoints tests/fuzz tests/endurance
-TESTS = out=$$(mktemp); $(BIN)/python -m pytest $(HALF) >$$out 2>&1 & half=$$!; \
-  $(BIN)/python -m pytest $(addprefix --ignore=,$(HALF)); rest=$$?; \
-  wait $$half; status=$$?; cat $$out; rm -f $$out; exit $$((status + rest))
+# Three parts side by side: the core's tests compute, those of the whole daemon mostly wait, so do the others.
+CORE := tests/core tests/simulation tests/chaos tests/crashpoints tests/fuzz tests/endurance
+WHOLE := $(wildcard tests/e2e tests/systemd tests/logs)
+TESTS = out=$$(mktemp -d); \
+  $(BIN)/python -m pytest $(CORE) >$$out/core 2>&1 & core=$$!; \
+  $(BIN)/python -m pytest $(WHOLE) >$$out/whole 2>&1 & whole=$$!; \
+  $(BIN)/python -m pytest $(addprefix --ignore=,$(CORE) $(WHOLE)); status=$$?; \
+  wait $$core; status=$$((status + $$?)); wait $$whole; status=$$((status + $$?)); \
+  cat $$out/core $$out/whole; rm -rf $$out; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate chaos docs clean
+.PHONY: help setup demo test check simulate chaos bench-gpu install uninstall docs clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
 	@echo "  PYTHON=...    the interpreter to make .venv with (now: $(PYTHON))"
 
 setup: $(READY) ## make .venv with everything in it (the other targets do so by themselves)
@@ -35,6 +39,11 @@ check: $(READY) ## formatter, linter, strict types, tests: what a change has to 
 	@echo "documents"; $(BIN)/python -m daemon.docs --check
 	@echo "pytest"; $(TESTS)
 
+# For everybody on this host, so not with an interpreter of one person's: PYTHON counts where it was named.
+HOST = DESTDIR='$(DESTDIR)' PREFIX='$(or $(PREFIX),/usr/local)' \
+  PYTHON='$(if $(filter-out file,$(origin PYTHON)),$(PYTHON),/usr/bin/python3)' \
+  $(if $(filter-out undefined,$(origin TENSORFLOW)),TENSORFLOW='$(TENSORFLOW)')
+
 RUNS ?= 200
 SEED ?= 0
 simulate: $(READY) ## RUNS whole worlds with faults through the core, from SEED on (docs/reliability.md)
@@ -44,6 +53,16 @@ SECONDS ?= 60
 OUT ?= chaos/out
 chaos: $(READY) ## real sessions for SECONDS, with faults drawn from SEED (random where none is given); every row counted
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --out $(OUT) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
+
+bench-gpu: $(READY) ## what this host's GPU does to a handover: a table, and bench/out/gpu.json (docs/gpu.md)
+	@$(BIN)/python bench/gpu.py
+
+install: ## the service: /opt/batond, commands, units, configuration (DESTDIR, PREFIX, PYTHON, TENSORFLOW: docs/systemd.md)
+	@$(HOST) scripts/install.sh venv
+	@$(HOST) scripts/install.sh files
+
+uninstall: ## take the service away again; what it keeps of sessions stays
+	@$(HOST) scripts/install.sh remove
 
 docs: $(READY) ## write the generated parts of the documentation anew
 	@$(BIN)/python -m daemon.docs

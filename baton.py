@@ -26,7 +26,7 @@ from queue import SimpleQueue
 
 TYPE_CHECKING = False  # typing's own constant would cost its import, half of this module's
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Any, Final, NoReturn, TypeVar
 
@@ -100,6 +100,7 @@ class Channel:
         self.done = self.cursor = int(assignment.get("cursor") or 0)
         self.total: int | None = None
         self.errors = 0  # of the items done, those that were skipped and gave no result; told with them
+        self.device_peak: Callable[[], int] = _unknown_bytes  # of the device's own memory; told with `peak_bytes`
         self.began_at: float | None = None
         self.ended_at: float | None = None
         self.remaining: int | None = None
@@ -251,7 +252,14 @@ class Channel:
         if total is not None:
             self.total = _count("total", total)
         seconds = time.monotonic() - self._since
-        self._say("ready", tier=tier, seconds=seconds, total=self.total, peak_bytes=_peak_bytes())
+        self._say(
+            "ready",
+            tier=tier,
+            seconds=seconds,
+            total=self.total,
+            peak_bytes=_peak_bytes(),
+            device_peak_bytes=self.device_peak(),
+        )
         if not self.forked and not self._ours():
             raise Failure(
                 "program",
@@ -318,7 +326,13 @@ class Channel:
     def committed(self, cursor: int) -> None:
         """The output of the first `cursor` items is durable, and the process exits next."""
         self.phase, self.cursor = "committed", cursor
-        self._say("committed", cursor=cursor, errors=self.errors, peak_bytes=_peak_bytes())
+        self._say(
+            "committed",
+            cursor=cursor,
+            errors=self.errors,
+            peak_bytes=_peak_bytes(),
+            device_peak_bytes=self.device_peak(),
+        )
 
     def failed(self, kind: str, reason: str, item: int | None = None) -> None:
         """The session cannot go on, and the process exits next, with a status other than 0."""
@@ -612,6 +626,10 @@ def _peak_bytes() -> int:
                     return int(line.split()[1]) * 1024
     except OSError:  # no descriptor left: a report without it is better than a session that fails
         return 0
+    return 0
+
+
+def _unknown_bytes() -> int:
     return 0
 
 

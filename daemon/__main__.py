@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket as socket_module
 import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
-from daemon.config import Problems, load, prepare_folders
+from daemon.config import Config, Problems, load, prepare_folders
 from daemon.endpoint import UnusableError
+from daemon.journal import UnusableJournalError
 from daemon.logs import Log
+from daemon.notify import Manager, listening_socket
 from daemon.service import Service
 from daemon.store import Store, StoreError
 from daemon.stories import DaemonBroke
@@ -30,7 +35,11 @@ BROKEN = 70  # EX_SOFTWARE
     type=click.Choice(["auto", "forkserver", "exec"]),
     help="How workers start: forked from a server that has TensorFlow imported, or each by itself.",
 )
-@click.option("--log-format", type=click.Choice(["auto", "json", "pretty"]), help="auto: pretty on a terminal.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "journal", "pretty"]),
+    help="auto: pretty on a terminal, entries where systemd's journal listens, json elsewhere.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged at least.")
 @click.version_option(version("batond"), prog_name="batond")
 def command(
@@ -43,7 +52,9 @@ def command(
 ) -> None:
     """Run TensorFlow sessions one after another on each device, with no gap between them.
 
-    Stays in the foreground and logs to standard output. Ctrl-C drains and ends; a second one ends at once.
+    Stays in the foreground and logs to standard output. Ctrl-C drains and ends; a second one ends at once. SIGHUP does
+    as Ctrl-C where batond was started from a terminal, for then that was closed; elsewhere, as under systemd, it has
+    the configuration read again.
     """
     overrides = {
         "state_dir": state_dir,
@@ -52,21 +63,36 @@ def command(
         "log.format": log_format,
         "log.level": log_level,
     }
-    try:
+    given: tuple[socket_module.socket, Path] | None = None
+
+    def read() -> Config:
         settings = load(config, overrides=overrides)
+        if given is None:
+            return settings
+        return replace(settings, control=replace(settings.control, socket=given[1]))  # whatever the file says
+
+    try:
+        given = listening_socket(os.environ)
+        settings = read()
         prepare_folders(settings)
         store = Store.open(settings.state_dir)
     except Problems as wrong:
         for line in wrong.problems:
             click.echo(f"batond: {line}", err=True)
         sys.exit(FAILED)
-    except StoreError as wrong:
+    except (StoreError, ValueError) as wrong:
         click.echo(f"batond: {wrong}", err=True)
         sys.exit(FAILED)
-    log = Log(style=settings.log.format, level=settings.log.level)
+    try:
+        log = Log(style=settings.log.format, level=settings.log.level)
+    except UnusableJournalError as wrong:
+        store.close()
+        click.echo(f"batond: {wrong}", err=True)
+        sys.exit(FAILED)
     log.take_warnings()
     try:
-        status = asyncio.run(Service(settings, store, log).run())
+        listener = None if given is None else given[0]
+        status = asyncio.run(Service(settings, store, log, Manager(os.environ), read, listener).run())
     except (UnusableError, Problems) as wrong:
         click.echo(f"batond: {wrong}", err=True)
         status = FAILED

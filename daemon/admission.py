@@ -10,6 +10,7 @@ from typing import Any
 from daemon.sessionfile import SessionSpec, stated_bytes, to_lead
 from daemon.sessionpaths import around
 from daemon.views import live_names, live_workers
+from states import gate, reasons
 from states.snapshot import World
 from states.work import Session
 
@@ -31,6 +32,7 @@ def problems(
         for name in spec.after:
             if (wrong := _dependency(world, name, names, end_of)) is not None:
                 yield f"{spec.name}: after: {wrong}"
+        yield from misfits((to_session(spec, {}, 0.0, frozenset()),), world)
         if not any(lane.takes(spec.device) for lane in world.lanes.values()):
             there = ", ".join(f"{lane.name} ({lane.uuid or lane.device})" for lane in world.lanes.values())
             yield f"{spec.name}: device: no lane has the device {spec.device}; the lanes are {there}"
@@ -45,6 +47,15 @@ def problems(
         if (outer := around(real, ours)) is not None:
             alive = f"the output of {other.name}, which has not ended"
             yield f"{outer.name}: output: {other.output}, {alive}, is inside {outer.output}; give each its own"
+
+
+def misfits(sessions: Iterable[Session], world: World) -> Iterator[str]:
+    """The sessions that have no room on any lane, however empty: by what was measured, stated, or is surely so."""
+    for session in sessions:
+        lanes = [lane for lane in world.lanes.values() if lane.takes(session.device) and not lane.lost]
+        if lanes and not any(gate.can_ever_fit(world, lane, session) for lane in lanes):
+            key = "memory" if session.stated_bytes is not None else "model" if session.stepwise else "run"
+            yield f"{session.name}: {key}: {reasons.never_fits(world, lanes, session)}; make it smaller"
 
 
 def _outputs(specs: Iterable[SessionSpec]) -> dict[str, SessionSpec]:
@@ -97,6 +108,8 @@ def to_session(
         device=spec.device,
         profile=_profile(spec, found),
         guess_bytes=found.get("need_bytes") or 0,
+        guess_device_bytes=found.get("device_bytes") or 0,
+        least_bytes=found.get("weights_bytes") or 0,
         stated_bytes=stated_bytes(spec),
         total=found.get("total"),
         cursor=resume_at,
@@ -105,6 +118,7 @@ def to_session(
         waits_for=waiting,
         resumable=resumable,
         prepares=resumable,
+        stepwise=spec.run is None,
         begun=begun or resume_at > 0,
     )
 
@@ -115,4 +129,6 @@ def _profile(spec: SessionSpec, found: Mapping[str, Any]) -> str:
         digest = hashlib.sha256("\0".join((*spec.run, spec.cwd or "")).encode(errors="surrogateescape"))
         return f"run-{digest.hexdigest()[:32]}"
     fingerprint = found.get("fingerprint")
-    return f"{fingerprint}/{spec.batch_size}" if fingerprint else ""
+    if not fingerprint:
+        return ""
+    return f"{fingerprint}/{spec.batch_size}/tensorflow-{found.get('tensorflow') or 'unknown'}"

@@ -344,6 +344,14 @@ def events(talk: Conversation, *, follow: bool, since: int | None, last: int) ->
 
 
 @command
+def reload(talk: Conversation) -> None:
+    """Have batond read its configuration again: all of it counts from then on, or, where it is wrong, none."""
+    if answer := talk.ask("reload", wire.Params(), results.ReloadResult):
+        changed = f"changed {', '.join(answer.changed)}" if answer.changed else "nothing is changed"
+        click.echo(f"{answer.config or 'no configuration file; the defaults'}: {changed}")
+
+
+@command
 @click.option("--now", is_flag=True, help="End the workers at once; work since their last commit is done again.")
 @click.option(
     "--leave-running",
@@ -373,6 +381,24 @@ def shutdown(talk: Conversation, *, now: bool, leave_running: bool) -> None:
 
 def _sessions(count: int) -> str:
     return "one session goes" if count == 1 else f"{count} sessions go"
+
+
+@command
+def doctor(talk: Conversation) -> None:
+    """Look for what would keep batond from working well here, with or without a daemon; exit 1 where something fails.
+
+    --json prints the checks, each with its name, state (ok, warn or fail), text and remedy.
+    """
+    from daemon import doctor as doctor_module
+
+    checks = doctor_module.examine(talk.socket, os.environ)
+    if talk.as_json:
+        talk.print_raw(msgspec.json.encode({"checks": checks}))
+    else:
+        for check in checks:
+            click.echo(check.line())
+    if any(check.state == "fail" for check in checks):
+        sys.exit(EXIT_REFUSED)
 
 
 @command

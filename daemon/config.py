@@ -23,6 +23,7 @@ SYSTEM_FILE = Path("/etc/batond") / FILE_NAME
 SOCKET_PATH_LIMIT_BYTES = 107  # sun_path has 108, the last one is NUL
 YEARS = 10  # no time that is configured may be longer: clocks and timers take it, and nobody means more
 DAY_S = 86400.0
+LEAST_INTERVAL_S = 0.005  # a reading, and what is made of it, takes about a thousandth of a second
 READINGS_LIMIT = 100  # beyond, memory would be waited for and never found
 
 
@@ -49,10 +50,11 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
-    """The log on standard output."""
+    """The log, on standard output or in systemd's journal."""
 
-    format: Literal["auto", "json", "pretty"] = "auto"  # auto: pretty on a terminal
+    format: Literal["auto", "json", "journal", "pretty"] = "auto"  # auto: pretty on a terminal
     level: Literal["debug", "info", "warning", "error"] = "info"
+    workers: bool = True  # whether what workers print is told there too
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -321,7 +323,9 @@ def _span(key: str, value: float) -> float:
         raise ValueError(f"must be at most {DAY_S:.0f} s (a day), not {shown(value)}")
     if value > most:
         raise ValueError(f"must be at most {most} {unit} ({YEARS} years), not {shown(value)}")
-    if value < 0 or (value == 0 and key.endswith(("timeout_s", "interval_s"))):
+    if key.endswith("interval_s") and value < LEAST_INTERVAL_S:
+        raise ValueError(f"must be at least {LEAST_INTERVAL_S} s, not {shown(value)}")
+    if value < 0 or (value == 0 and key.endswith(("timeout_s", "alarm_s"))):
         raise ValueError(f"must be more than 0, not {shown(value)}")
     return float(value)
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -20,6 +21,8 @@ from daemon.clientlines import Lines, decoded, identity_of
 from daemon.stories import ClientRefused
 from daemon.wire import Access, Code, Refusal
 
+# From 3.13 on, asyncio removes a socket's file when it closes the server: also one that a service manager listens on.
+LEAVE_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 SO_PEERGROUPS = 59  # not in Python's socket module
 GROUPS_BUFFER_BYTES = 1024  # the most that Python's getsockopt takes: 256 groups
 
@@ -102,7 +105,7 @@ class ControlServer:
         if not isinstance(where, socket.socket):
             self._endpoint = endpoint.claim(os.fspath(where), self._mode, self._allowed_gid)
             where = self._endpoint.socket
-        self._server = await asyncio.start_unix_server(self._accepted, sock=where)
+        self._server = await asyncio.start_unix_server(self._accepted, sock=where, **LEAVE_FILE)
 
     async def close(self) -> None:
         """Listen no more, let requests in hand finish for a moment, end every connection, remove the socket's file."""

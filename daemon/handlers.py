@@ -16,9 +16,11 @@ import msgspec
 
 from daemon import admission, results, sessionfile, tail, views, wire
 from daemon.control import Handler, Peer, Stream
+from daemon.devices import Listing, Process
 from daemon.feed import Feed, Listener
 from daemon.logs import line
 from daemon.loop import Loop
+from daemon.reload import Refused, Reloaded
 from daemon.sessionfile import SessionSpec
 from daemon.store import SessionRecord, Store
 from daemon.wire import Code, Refusal
@@ -46,8 +48,12 @@ class Devices(Protocol):
         """Why there is no GPU, where that is so."""
         ...
 
-    def device(self, lane: str) -> views.DeviceLabel:
-        """What is under a lane."""
+    async def listing(self) -> Sequence[Listing]:
+        """What is known of each lane's device now."""
+        ...
+
+    def owner(self, process: Process) -> int | None:
+        """The generation of the worker that a listed process belongs to; None for one that is not ours."""
         ...
 
 
@@ -87,6 +93,7 @@ class Handlers:
         specs: MutableMapping[str, SessionSpec],
         daemon: views.Daemon,
         leave: Callable[[], Departure],
+        reload: Callable[[], Reloaded],
     ) -> None:
         self._loop = loop
         self._store = store
@@ -97,6 +104,7 @@ class Handlers:
         self._specs = specs
         self._daemon = daemon
         self._leave = leave
+        self._reload = reload
         self._submitted: dict[str, datetime] = {}
         self.table: Mapping[str, Handler] = {
             "submit": self.submit,
@@ -113,6 +121,7 @@ class Handlers:
             "logs": self.logs,
             "devices": self.devices,
             "events": self.events,
+            "reload": self.reload,
             "shutdown": self.shutdown,
             "version": self.version,
         }
@@ -170,13 +179,14 @@ class Handlers:
 
     async def devices(self, _params: wire.Params, _peer: Peer) -> results.DevicesResult:
         """The lanes' devices."""
+        listings = {listing.lane: listing for listing in await self._devices.listing()}
         headroom = self._world.limits.headroom_bytes
-        devices = self._devices
         return results.DevicesResult(
             devices=tuple(
-                views.device_view(lane, headroom, devices.device(name)) for name, lane in self._world.lanes.items()
+                views.device_view(lane, headroom, listings[name], self._devices.owner)
+                for name, lane in self._world.lanes.items()
             ),
-            no_gpu=devices.why_no_gpu,
+            no_gpu=self._devices.why_no_gpu,
         )
 
     async def logs(self, params: wire.LogsParams, _peer: Peer) -> results.LogsResult:
@@ -255,6 +265,7 @@ class Handlers:
             )
             for index, spec in enumerate(specs)
         ]
+        self._check_fit(params.source, sessions)
         await self._queue(sessions, specs)
         return results.SubmitResult(
             sessions=tuple(results.Place(name=name, place=self._place(name)) for name in (s.name for s in specs))
@@ -262,6 +273,11 @@ class Handlers:
 
     def _check(self, source: str, specs: Sequence[SessionSpec]) -> None:
         wrong = tuple(admission.problems(specs, self._world, self._live_specs(), self._end_of))
+        if wrong:
+            raise _refused(source, wrong)
+
+    def _check_fit(self, source: str, sessions: Sequence[Session]) -> None:
+        wrong = tuple(admission.misfits(sessions, self._world))
         if wrong:
             raise _refused(source, wrong)
 
@@ -320,6 +336,7 @@ class Handlers:
         session = admission.to_session(
             record.spec, {"total": record.total, **found}, order, waiting, cursor=record.cursor, begun=record.core.begun
         )
+        self._check_fit(source, [session])
         await self._queue([session], [record.spec])
         return results.RetryResult(name=record.name, place=self._place(record.name), cursor=session.cursor)
 
@@ -374,6 +391,14 @@ class Handlers:
     async def resume(self, params: wire.LaneParams, _peer: Peer) -> results.LanesResult:
         """Let lanes go on."""
         return await self._hold("resume", params, Resume)
+
+    async def reload(self, _params: wire.Params, _peer: Peer) -> results.ReloadResult:
+        """Read the configuration again."""
+        try:
+            reloaded = self._reload()
+        except Refused as refused:
+            raise Refusal(Code.REFUSED, "the configuration stays as it was", refused.problems) from None
+        return results.ReloadResult(changed=reloaded.changed, config=reloaded.source)
 
     async def shutdown(self, params: wire.ShutdownParams, _peer: Peer) -> results.ShutdownResult:
         """End the daemon."""

@@ -1,18 +1,14 @@
-"""The log: one line an event, on standard output. Formats and writes; says nothing of its own, and never waits.
+"""The log: one line an event, on standard output or in the journal. Formats; says nothing of its own, never waits.
 
-Lines go into a bounded buffer that one thread writes out. Where nobody reads them fast enough they are dropped and
-counted, and the count is said as soon as there is room: the daemon's decisions do not wait for a terminal.
+Lines go into a bounded buffer that one thread writes out (`daemon.backlog`): the daemon's decisions do not wait for a
+terminal, nor for a journal that is behind.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import select
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from functools import reduce
@@ -21,6 +17,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_type_hints
 
 import msgspec
 
+from daemon import journal
+from daemon.backlog import BUFFER_BYTES, CLOSE_WAIT_S, Backlog, Descriptor, Outlet
 from daemon.stories import EVENTS, RENAMED, LibrarySpoke, LogDropped, Story, fields
 from states.notes import Note, ProfileLearned, SessionQueued
 from states.work import Profile, Session
@@ -37,13 +35,9 @@ if _without_rich:
 
 __all__ = ["EVENTS", "SCHEMA", "Log", "fields", "json_schema", "line", "line_type"]
 
-Style: TypeAlias = Literal["auto", "json", "pretty"]
+Style: TypeAlias = Literal["auto", "json", "journal", "pretty"]
 
 SCHEMA: Final = 1  # raised when a field is renamed, removed, or means something else
-BUFFER_BYTES: Final = 4 << 20
-WRITE_BYTES: Final = 1 << 16  # lines are joined up to this for one write
-CLOSE_WAIT_S: Final = 2.0  # how long the last lines may take to get out
-RETRY_S: Final = 1.0  # between attempts while the disk that the log goes to is full
 
 
 def line(told: dict[str, Any], seq: int | None, at: datetime) -> dict[str, Any]:
@@ -58,21 +52,36 @@ class Log:
     """The log of one daemon, on the file descriptor `fd`. Any thread may emit; `close` gets the last lines out."""
 
     def __init__(
-        self, fd: int = 1, *, style: Style = "auto", level: str = "info", buffer_bytes: int = BUFFER_BYTES
+        self,
+        fd: int = 1,
+        *,
+        style: Style = "auto",
+        level: str = "info",
+        buffer_bytes: int = BUFFER_BYTES,
+        journal_socket: str = journal.SOCKET,
     ) -> None:
-        self.pretty = style == "pretty" or (style == "auto" and os.isatty(fd))
-        self._render = _pretty(colors=os.isatty(fd)) if self.pretty else _json
-        self._writer = _Writer(fd, buffer_bytes, self._dropped)
-        self._logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        """Raises `UnusableJournalError` where `style` says "journal" and none listens."""
+        self.style, outlet = _outlet(fd, style, journal_socket)
+        self._render = _renderer(self.style, colors=os.isatty(fd))
+        self._writer = Backlog(outlet, buffer_bytes, self._dropped)
+        self._logger = self._filtered(level)
+
+    def _filtered(self, level: str) -> structlog.typing.FilteringBoundLogger:
+        logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
             _Sink(self._writer),
             processors=[self._render],
             wrapper_class=structlog.make_filtering_bound_logger(level),
         ).bind()
+        return logger
 
     def emit(self, note: Note | Story, seq: int | None = None, at: datetime | None = None) -> None:
         """Log one event; `seq` is the number of the decision it belongs to, `at` its time where that is known."""
         told = line(fields(note), seq, at or datetime.now(UTC))
         getattr(self._logger, note.level)(told.pop("event"), **told)
+
+    def set_level(self, level: str) -> None:
+        """Log from now on what has at least this weight."""
+        self._logger = self._filtered(level)
 
     def take_warnings(self) -> None:
         """From now on, what libraries say by the standard library's `logging` and `warnings` is logged here."""
@@ -87,17 +96,49 @@ class Log:
         return self._render(None, "warning", line(fields(LogDropped(lines)), None, datetime.now(UTC)))
 
 
+def _outlet(fd: int, style: Style, journal_socket: str) -> tuple[Style, Outlet]:
+    """The style that "auto" is here, and where lines go."""
+    if style == "journal":
+        return style, journal.Journal(journal_socket)
+    if style == "auto" and journal.reads(fd, os.environ):
+        try:
+            return "journal", journal.Journal(journal_socket)
+        except journal.UnusableJournalError:
+            pass  # a sandbox hides its socket: it has the lines from standard output, without fields
+    if style == "auto":
+        style = "pretty" if os.isatty(fd) else "json"
+    return style, Descriptor(fd)
+
+
+Render: TypeAlias = Callable[[object, str, MutableMapping[str, Any]], bytes]
+
+
+def _renderer(style: Style, *, colors: bool) -> Render:
+    """structlog's last processor."""
+    match style:
+        case "journal":
+            return _entry
+        case "pretty":
+            return _pretty(colors=colors)
+        case _:
+            return _json
+
+
 _FIRST = ("ts", "level", "event", "lane", "session", "seq", "schema")
 
 
 def _json(_logger: object, _method: str, told: MutableMapping[str, Any]) -> bytes:
-    """structlog's last processor; the event's name comes last there."""
+    """structlog gives the event's name last."""
     ordered = {key: told[key] for key in _FIRST}
     ordered |= told
     return msgspec.json.encode(ordered) + b"\n"
 
 
-def _pretty(*, colors: bool) -> Callable[[object, str, MutableMapping[str, Any]], bytes]:
+def _entry(_logger: object, _method: str, told: MutableMapping[str, Any]) -> bytes:
+    return journal.entry(_json(_logger, _method, told)[:-1], told["level"], told)
+
+
+def _pretty(*, colors: bool) -> Render:
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors and not os.environ.get("NO_COLOR"), sort_keys=False, timestamp_key="ts", pad_event_to=20
     )
@@ -120,7 +161,7 @@ def _printable(value: Any) -> Any:
 class _Sink:
     """Where structlog puts a rendered line."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: Backlog) -> None:
         self.debug = self.info = self.warning = self.error = writer.put
 
 
@@ -137,93 +178,6 @@ class _Bridge(logging.Handler):
             self._log.emit(LibrarySpoke(record.name, record.getMessage(), trace))
         except Exception:  # noqa: BLE001 - a library's bad format string must not end what it was logging from
             self.handleError(record)
-
-
-_NEVER_AGAIN: Final = {errno.EPIPE, errno.EBADF, errno.EIO, errno.ENXIO}  # the reader, the file or the terminal is gone
-
-
-class _Writer:
-    """Writes lines in their order from a thread of its own; `put` never waits for the file."""
-
-    def __init__(self, fd: int, limit_bytes: int, dropped_line: Callable[[int], bytes]) -> None:
-        self._fd = fd
-        self._limit = limit_bytes
-        self._dropped_line = dropped_line
-        self._changed = threading.Condition()
-        self._lines: deque[bytes] = deque()
-        self._size = 0  # bytes in _lines
-        self._dropped = 0  # lines that the reader has not been told of
-        self._closing = False
-        self._gone = False  # nobody will ever read on
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
-
-    def put(self, text: bytes) -> None:
-        with self._changed:
-            if self._gone:
-                return
-            # Once lines were lost, half of the buffer gets free before more are taken: one long hole, not many.
-            room = self._limit // 2 if self._dropped else self._limit
-            if self._size + len(text) > room:
-                self._dropped += 1
-                return
-            if self._dropped:
-                self._append(self._dropped_line(self._dropped))
-                self._dropped = 0
-            self._append(text)
-            self._changed.notify()
-
-    def close(self, wait_s: float) -> bool:
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(wait_s)
-        return not (self._thread.is_alive() or self._gone)
-
-    def _append(self, text: bytes) -> None:
-        self._lines.append(text)
-        self._size += len(text)
-
-    def _run(self) -> None:
-        while chunk := self._take():
-            try:
-                self._write(chunk)
-            except OSError:  # of a kind that does not pass: there is no place left to say so
-                with self._changed:
-                    self._gone = True
-                    self._lines.clear()
-                return
-
-    def _take(self) -> bytes:
-        """The next lines to write, as soon as there are any; nothing when all is written and the log is closing."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._lines or self._dropped or self._closing)
-            if not self._lines and self._dropped:
-                self._append(self._dropped_line(self._dropped))
-                self._dropped = 0
-            taken: list[bytes] = []
-            size = 0
-            while self._lines and (not taken or size + len(self._lines[0]) <= WRITE_BYTES):
-                taken.append(self._lines.popleft())
-                size += len(taken[-1])
-            self._size -= size
-            return b"".join(taken)
-
-    def _write(self, chunk: bytes) -> None:
-        left = memoryview(chunk)
-        while left:
-            try:
-                left = left[os.write(self._fd, left) :]
-            except BlockingIOError:  # whoever gave us this file set it so
-                poll = select.poll()
-                poll.register(self._fd, select.POLLOUT)
-                poll.poll()
-            except OSError as error:
-                if error.errno in _NEVER_AGAIN:
-                    raise
-                with self._changed:  # a full disk, mostly: it may have room again
-                    if self._closing or self._changed.wait_for(lambda: self._closing, RETRY_S):
-                        raise
 
 
 def line_type(event: type[Note | Story]) -> type[msgspec.Struct]:

@@ -19,6 +19,7 @@ from states.events import (
     Cancel,
     DrainLane,
     Event,
+    HostMemory,
     Kill,
     Memory,
     Move,
@@ -29,10 +30,11 @@ from states.events import (
     Stop,
     Swap,
     Tick,
+    Unread,
 )
 from states.lifecycle import step
 from states.policy import next_deadline
-from states.snapshot import World
+from states.snapshot import Limits, World
 
 REGULAR_TICK_S = 1.0  # while a session computes: its end may come near without a word from it
 RETRY_RECORD_S = 1.0
@@ -105,6 +107,11 @@ class Loop:
         if self._bug is not None:
             raise self._bug
 
+    def configure(self, limits: Limits) -> None:
+        """Decide by other limits from now on; deadlines that are set already stand."""
+        self.world = replace(self.world, limits=limits)
+        self.post(Tick(time.monotonic()))
+
     def start(self) -> None:
         """Begin to look at the time."""
         self.post(Tick(time.monotonic()))
@@ -134,7 +141,7 @@ class Loop:
 
     def _drop_superseded(self, event: Event) -> None:
         """While nothing can be recorded, keep only the newest of what a newer one replaces: memory stays bounded."""
-        if not isinstance(event, Tick | Memory | Progress):
+        if not isinstance(event, Tick | Memory | HostMemory | Unread | Progress):
             return
         first = self._inbox[0] if self._inbox else None  # in hand: it waits for its own record
         self._inbox = deque(entry for entry in self._inbox if entry is first or not _supersedes(event, entry[0]))
@@ -250,8 +257,10 @@ def _supersedes(new: Event, old: Event) -> bool:
     match new, old:
         case (Tick(), Tick()):
             return True
-        case (Memory(lane=lane), Memory(lane=other)):
+        case (Memory(lane=lane), Memory(lane=other)) | (Unread(lane=lane), Unread(lane=other)):
             return lane == other
+        case (HostMemory(), HostMemory()):
+            return True
         case (Progress(generation=generation), Progress(generation=other)):
             return generation == other
         case _:

@@ -99,12 +99,13 @@ class Advanced(msgspec.Struct, frozen=True, tag_field="type", tag="advanced"):
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ready"):
-    """Prepared as far as asked."""
+    """Prepared as far as asked. `peak_bytes` is of host memory, `device_peak_bytes` of a device's own."""
 
     tier: TierName
     seconds: Seconds
     total: Count | None = None
     peak_bytes: Bytes = 0
+    device_peak_bytes: Bytes = 0
 
 
 class Started(msgspec.Struct, frozen=True, tag_field="type", tag="started"):
@@ -142,6 +143,7 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     cursor: Count
     errors: Count = 0
     peak_bytes: Bytes = 0
+    device_peak_bytes: Bytes = 0
 
 
 class Paused(msgspec.Struct, frozen=True, tag_field="type", tag="paused"):

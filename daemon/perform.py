@@ -9,7 +9,6 @@ from daemon.sessionfile import DeviceAssignment, DeviceKind, SessionSpec
 from daemon.workers import Crew
 from states.effects import AdvanceStandby, DrainActive, Effect, EndWorker, Promote, RaiseStandby, StartStandby
 from states.snapshot import Lane
-from states.work import Session
 
 
 class Performer:
@@ -22,8 +21,8 @@ class Performer:
 
     def __call__(self, effect: Effect) -> None:
         match effect:
-            case StartStandby(lane=lane, session=session):
-                device = assignment(self._lanes[lane], session)
+            case StartStandby(lane=lane, session=session, pool_bytes=pool):
+                device = assignment(self._lanes[lane], pool)
                 self._crew.start(effect, self._specs[session.name], device, resume=session.begun)
             case AdvanceStandby(generation=generation, tier=tier):
                 self._crew.advance(generation, tier)
@@ -39,8 +38,7 @@ class Performer:
                 assert_never(effect)
 
 
-def assignment(lane: Lane, session: Session) -> DeviceAssignment:
-    """The lane's device as a worker is told of it; what a session states as its need is its limit there."""
+def assignment(lane: Lane, pool_bytes: int | None) -> DeviceAssignment:
+    """The lane's device as a worker is told of it. pool_bytes: what its framework may take there; None: no limit."""
     kind: DeviceKind = "gpu" if lane.device == "gpu" else "cpu"
-    limit = session.stated_bytes if kind == "gpu" else None
-    return DeviceAssignment(kind=kind, index=lane.index, uuid=lane.uuid, memory_limit_bytes=limit)
+    return DeviceAssignment(kind=kind, index=lane.index, uuid=lane.uuid, memory_limit_bytes=pool_bytes)

@@ -23,6 +23,7 @@ _SYS_IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30, "ppc64le": 273, "s390x":
 _IOPRIO_WHO_PROCESS: Final = 1
 _IOPRIO_NORMAL: Final = 0  # class "none": as the CPU priority says
 _IOPRIO_IDLE: Final = 3 << 13
+_INITIAL_NAMESPACE: Final = "cgroup:[4026531835]"  # PROC_CGROUP_INIT_INO of the kernel
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,16 +37,48 @@ class Method(Enum):
 
 
 def probe() -> Method:
-    """The best method that an unprivileged way back exists for, tried on a scratch thread."""
-    enabled = Path("/proc/sys/kernel/sched_autogroup_enabled")
-    with suppress(OSError):
-        if enabled.read_text().strip() == "1" and Path("/proc/self/autogroup").exists():
-            return Method.AUTOGROUP
+    """The best method that has an effect here and an unprivileged way back, tried on a scratch thread."""
+    if autogroup_counts():
+        return Method.AUTOGROUP
     found: list[Method] = []
     thread = threading.Thread(target=lambda: found.append(_probe_here()), name="priority-probe")
     thread.start()
     thread.join()
     return found[0] if found else Method.NONE
+
+
+def autogroup_counts() -> bool:
+    """Whether this process's autogroup has any say: the scheduler asks it only outside of cgroups that share the CPU.
+
+    A service, or a container, mostly is inside of one: then its figure can be written, and means nothing.
+    """
+    with suppress(OSError):
+        enabled = Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1"
+        if enabled and Path("/proc/self/autogroup").exists():
+            namespace = os.readlink("/proc/self/ns/cgroup")  # noqa: PTH115 - a name, no path
+            memberships = Path("/proc/self/cgroup").read_text()
+            return not shares_cpu(memberships, Path("/sys/fs/cgroup"), whole=namespace == _INITIAL_NAMESPACE)
+    return False
+
+
+def shares_cpu(memberships: str, mounted: Path, *, whole: bool) -> bool:
+    """Whether a process with these lines of /proc/PID/cgroup is in a cgroup that gets its own share of the CPU.
+
+    mounted: where the hierarchies are. whole: `/` is the host's root, and not that of a cgroup namespace.
+    """
+    for line in memberships.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(","):  # version 1
+            root = next((mounted / name for name in (controllers, "cpu") if (mounted / name).is_dir()), None)
+            if path != "/":
+                return True
+            # A namespace calls its own root `/` too; only the host's has this file.
+            return not (whole or (root is not None and (root / "release_agent").exists()))
+        if controllers == "":  # version 2, where a group takes part only if the controller is on in its parent
+            group = mounted / path.lstrip("/")
+            if any((each / "cpu.weight").exists() for each in (group, *group.parents) if each.is_relative_to(mounted)):
+                return True
+    return False
 
 
 def _probe_here() -> Method:

@@ -91,12 +91,16 @@ class Recording:
                 | told.SwapAsked()
                 | told.StandbyStarted()
                 | told.StandbyAdvanced()
+                | told.MemoryWaited()
+                | told.MemoryShort()
                 | told.StandbyRaised()
                 | told.StandbyDiscarded()
                 | told.WorkerEscalated()
                 | told.HandoverCompleted()
                 | told.CountMismatched()
                 | told.DeviceChanged()
+                | told.DeviceUnread()
+                | told.DeviceRead()
                 | told.CommandRefused()
             ):
                 pass  # kept with the decision

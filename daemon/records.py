@@ -12,6 +12,7 @@ import msgspec
 from daemon.plaintext import plain
 from daemon.sessionfile import SessionSpec
 from states.events import Event
+from states.snapshot import Lane
 from states.work import Profile, Session
 
 SessionState: TypeAlias = Literal["queued", "active", "done", "failed", "cancelled"]
@@ -79,7 +80,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """What an earlier life left: the queue in its order, what was learned, and the last generation given out.
 
-    `unreadable` are sessions whose record makes no sense, with the reason; they are failed now.
+    `unreadable` are sessions whose record makes no sense, with the reason; they are failed now. `gpus` are the lanes on
+    GPUs that it had.
     """
 
     queue: tuple[Session, ...]
@@ -88,6 +90,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     held: frozenset[str]
     generation: int
     seq: int
+    gpus: tuple[Lane, ...] = ()
     unreadable: tuple[tuple[str, str], ...] = ()
 
 

@@ -230,8 +230,24 @@ class LogsResult(Struct, frozen=True, kw_only=True):
     ended: bool
 
 
+class DeviceProcess(Struct, frozen=True, kw_only=True):
+    """A process that holds memory of a device. `session`: of batond; null for one that is not its. `bytes` may be null.
+
+    Its name is "?" where it cannot be seen: in a container the process ids may be the host's.
+    """
+
+    pid: int
+    name: str
+    bytes: int | None
+    session: str | None
+
+
 class DeviceView(Struct, frozen=True, kw_only=True):
-    """One device, by its lane. Memory is as last read; `reserved_bytes` is given out to sessions of batond."""
+    """One device, by its lane. `reserved_bytes` is given out to sessions of batond. null: the device does not tell.
+
+    `usable`: not lost; `reason`: why it is. `trouble`: why it cannot be read just now, or what is to be known of it.
+    `clocks`: why they are as they are.
+    """
 
     lane: str
     kind: str
@@ -239,13 +255,19 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     index: int | None
     uuid: str | None
     driver: str | None
+    capability: str | None
     usable: bool
     reason: str | None
+    trouble: str | None
     total_bytes: int | None
     free_bytes: int | None
     reserved_bytes: int
     headroom_bytes: int
+    utilisation_percent: int | None
+    temperature_c: int | None
+    clocks: tuple[str, ...] | None
     holders: tuple[str, ...]
+    processes: tuple[DeviceProcess, ...] | None
 
 
 class DevicesResult(Struct, frozen=True, kw_only=True):
@@ -259,6 +281,13 @@ class EventsResult(Struct, frozen=True, kw_only=True):
     """The newest decision's number: events up to it are past, later ones new."""
 
     seq: int
+
+
+class ReloadResult(Struct, frozen=True, kw_only=True):
+    """The keys that have another value now. `config`: the file that was read; null: there is none."""
+
+    changed: tuple[str, ...]
+    config: str | None
 
 
 class ShutdownResult(Struct, frozen=True, kw_only=True):

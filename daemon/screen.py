@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -329,13 +330,16 @@ def _without_empty(table: Table) -> Table:
 
 
 def show_devices(answer: DevicesResult) -> None:
-    """`batonctl devices`."""
+    """`batonctl devices`: a row of figures for each, then for each what does not fit beside another's."""
     table = _grid(
-        "lane", "device", "!name", "uuid", "driver", ">total", ">free", ">reserved", ">kept free", "sessions", "reason"
+        *("lane", "device", "!name", ">total", ">free", ">reserved", ">kept free", ">busy", ">heat", "sessions")
     )
     for device in answer.devices:
         table.add_row(*_device(device))
     put(_without_empty(table))
+    for device in answer.devices:
+        for text in _device_details(device):
+            put(Text.assemble((f"{safe(device.lane)}  ", "bold"), text))
     if answer.no_gpu:
         put(Text(safe(answer.no_gpu), style="dim"))
 
@@ -346,15 +350,33 @@ def _device(device: DeviceView) -> list[RenderableType]:
         Text(safe(device.lane), style="bold"),
         Text(safe(name)),
         Text(safe(device.name or "")),
-        Text(safe(device.uuid or ""), style="dim"),
-        Text(safe(device.driver or ""), style="dim"),
         Text(size(device.total_bytes)),
         Text(size(device.free_bytes)),
         Text(size(device.reserved_bytes)),
         Text(size(device.headroom_bytes), style="dim"),
+        Text("" if device.utilisation_percent is None else f"{device.utilisation_percent} %"),
+        Text("" if device.temperature_c is None else f"{device.temperature_c} °C"),
         Text(safe(", ".join(device.holders))),
-        Text(safe(f"lost: {device.reason}" if not device.usable else ""), style="bold red"),
     ]
+
+
+def _device_details(device: DeviceView) -> Iterator[Text]:
+    if not device.usable:
+        yield Text(safe(f"lost: {device.reason}"), style="bold red")
+    if device.trouble:
+        yield Text(safe(device.trouble), style="yellow")
+    about = [
+        device.uuid,
+        device.driver and f"driver {device.driver}",
+        device.capability and f"compute capability {device.capability}",
+        device.clocks and f"clocks: {', '.join(device.clocks)}",
+    ]
+    if any(about):
+        yield Text(safe("  ".join(each for each in about if each)), style="dim")
+    for process in device.processes or ():
+        held = "an unknown size" if process.bytes is None else size(process.bytes)
+        whose = f", of session {process.session}" if process.session else ""
+        yield Text(safe(f"{held} held by {process.name} (pid {process.pid}{whose})"), style="dim")
 
 
 # Events

@@ -6,9 +6,10 @@ import asyncio
 import grp
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,9 +28,12 @@ from daemon.handlers import Handlers
 from daemon.logs import Log
 from daemon.loop import Loop, RecordFailed
 from daemon.messages import Rejoin
+from daemon.notify import Manager
 from daemon.nursery import Nursery
 from daemon.perform import Performer
+from daemon.readings import Readings
 from daemon.records import Loaded, WorkerRecord
+from daemon.reload import Refused, Reloaded, Reloader, hangup_reloads
 from daemon.sessionfile import SessionSpec
 from daemon.store import RecordError, Store
 from daemon.stories import (
@@ -45,16 +49,18 @@ from daemon.stories import (
     WorkerTurnedAway,
 )
 from daemon.stories import RecordFailed as RecordFailedStory
+from daemon.supervision import Supervision
+from daemon.transcript import Transcript
 from daemon.workers import Alive, Crew
-from states import policy
 from states.decision import Decision
 from states.effects import Effect
-from states.events import Cancel, Event, Exited, Kill, Memory, Queued, Stop
+from states.events import Cancel, Event, Exited, Kill, Queued, Stop
 from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished, SessionRetried, StandbyStarted
 from states.restore import Remnant, restore
-from states.snapshot import Lane, State, World
+from states.snapshot import Lane, State, World, find
 
 WORKER_SOCKET: Final = "workers.sock"
+TRANSCRIPT: Final = "transcript.json"
 REJOIN_MARGIN_S: Final = 10.0  # a worker that gave up has this long to drain
 KILL_WAIT_S: Final = 10.0  # after a second signal, for the killed to be gone
 LEAVE_WAIT_S: Final = 5.0  # as long for a standby, where the others are left running
@@ -67,12 +73,25 @@ ENDED = (SessionFinished, SessionFailed, SessionCancelled)
 class Service:
     """One daemon, from its start to its end. `run` is its whole life."""
 
-    def __init__(self, config: Config, store: Store, log: Log) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        log: Log,
+        manager: Manager,
+        reread: Callable[[], Config],
+        given: socket.socket | None,
+    ) -> None:
+        """manager: who started the daemon. reread: reads the configuration again. given: a socket that listens
+        already, for clients; None: it is made.
+        """
         self._config = config
+        self._manager = manager
+        self._given = given
+        self._reloader = Reloader(reread, self._configure, self._tell)
         self._store = store
         self._log = log
         self._specs: dict[str, SessionSpec] = {}
-        self._devices = Devices()
         self._started_at = time.monotonic()
         self._stop_asked_at = self._started_at
         self._stop_reason = "shutdown"
@@ -86,8 +105,17 @@ class Service:
     async def run(self) -> int:
         """Serve until told to stop; 0 when every session was drained, 1 when some were ended by force."""
         found = self._load()
+        self._devices = Devices(found.gpus, {record.lane for record in self._store.workers()})
+        self._note_worker(lambda: self._store.keep_gpus(self._devices.discover()))
         async with AsyncExitStack() as ending:
-            ending.callback(self._devices.close)
+            self._readings = Readings(
+                self._devices,
+                pace=lambda: self._config.memory,
+                world=lambda: self._loop.world,
+                owners=lambda: {worker.pid: worker.generation for worker in self._crew.alive()},
+                post=lambda event: self._loop.post(event),
+            )
+            ending.callback(self._readings.close)
             nursery = Nursery(
                 self._config.cache_dir,
                 exits=self._exits,
@@ -97,9 +125,17 @@ class Service:
             ending.callback(nursery.close)
             self._crew = Crew(nursery, self._post, self._config.log_dir, born=self._born, rejoin=self._rejoin)
             ending.callback(self._crew.close)
+            self._transcript = Transcript(
+                self._crew.log_path,
+                self._log.emit,
+                self._config.state_dir / TRANSCRIPT,
+                wanted=self._config.log.workers,
+            )
+            ending.callback(self._transcript.close)
             self._feed = Feed(found.seq)
             self._loop = self._make_loop(found)
             ending.callback(self._loop.close)
+            self._supervision = Supervision(self._manager, self._loop)
             await ending.enter_async_context(self._control(nursery))
             reception = Reception(self._worker_socket, self._crew, self._turned_away)
             ending.callback(reception.close)
@@ -107,7 +143,8 @@ class Service:
             self._take_signals()
             self._tell_started()
             chores = [
-                asyncio.create_task(chore) for chore in (self._read_memory(), nursery.warm(), self._tidy_record())
+                asyncio.create_task(chore)
+                for chore in (self._readings.watch(), nursery.warm(), self._tidy_record(), self._supervision.run())
             ]
             ending.push_async_callback(_end, chores)
             for fact in self._missed:
@@ -116,6 +153,9 @@ class Service:
                 if session.cancelled:  # somebody was promised its end, and its worker is gone
                     self._loop.post(Cancel(time.monotonic(), session.name))
             self._loop.start()
+            ending.callback(self._readings.close)
+            await self._readings.start(self._config.limits.readings)
+            self._supervision.ready()
             await self._until_stopped(chores)
         self._tell_stopped()
         return 1 if self._forced.is_set() else 0
@@ -176,6 +216,7 @@ class Service:
             if not record.promoted:
                 left.kill()  # it has begun nothing, and at its low priority may be slow to see that it is alone
             remnants.append(Remnant(record.lane, session, record.generation, record.promoted))
+            self._transcript.resume(record.session, record.lane, record.generation)
             if left.process is not None:
                 who = Alive(record.session, record.generation, record.lane, record.pid, record.started)
                 self._crew.expect(who, left.process)
@@ -200,15 +241,16 @@ class Service:
             store=self._store,
             feed=self._feed,
             crew=self._crew,
-            devices=self._devices,
+            devices=self._readings,
             inspect=inspect,
             specs=self._specs,
             daemon=views.Daemon(version("batond"), os.getpid(), self._started_at),
             leave=self._leave,
+            reload=self._reload,
         )
         control = self._config.control
         gid = None if control.group is None else grp.getgrnam(control.group).gr_gid
-        return ControlServer(control.socket, handlers.table, gid, mode=control.mode, tell=self._tell)
+        return ControlServer(self._given or control.socket, handlers.table, gid, mode=control.mode, tell=self._tell)
 
     # Telling and recording
 
@@ -222,8 +264,10 @@ class Service:
         moment = datetime.now(UTC)
         if decision.after.stopping and not decision.before.stopping:
             self._stop_asked_at = time.monotonic()
+            self._supervision.stopping()
             busy = [worker.session.name for lane in decision.before.lanes.values() for worker in lane.workers()]
             self._tell(DaemonStopping(self._stop_reason, tuple(busy)), seq, moment)
+        self._readings.look(decision.after)
         for note in decision.notes:
             self._tell(note, seq, moment)
             self._keep_output(note)
@@ -240,6 +284,8 @@ class Service:
             raise RecordFailed(str(error)) from error
 
     def _post(self, event: Event) -> None:
+        if isinstance(event, Exited):
+            self._transcript.ended(event.generation)
         if self._departure is not None and self._departure.withholds(event):
             if isinstance(event, Exited):
                 self._forget_worker(event.generation)
@@ -249,6 +295,11 @@ class Service:
             exited = None if record is None else adoption.exit_of(record, self._exits)
             for fact in () if exited is None else exited.facts(event.at):
                 self._loop.post(fact)
+            found = find(self._loop.world, event.generation)
+            if event.status != 0 and found is not None and found[0].device == "gpu":
+                # It may have failed because its device did: that is to be known before its end is judged.
+                self._readings.before(found[0].name, lambda: self._loop.post(replace(event, at=time.monotonic())))
+                return
         self._loop.post(event)
 
     def _born(self, worker: Alive) -> None:
@@ -262,6 +313,7 @@ class Service:
         """Of a worker that failed, what it printed last; of each that is to be started, where its output begins."""
         match note:
             case StandbyStarted(session=name):
+                self._transcript.begin(name, note.lane, note.generation)
                 log_start = worklogs.size(self._crew.log_path(name))
                 self._note_worker(lambda: self._store.log_tails.begin(name, log_start))
             case SessionFailed(session=name, attempt=attempt) | SessionRetried(session=name, attempt=attempt):
@@ -293,6 +345,7 @@ class Service:
                 state_dir=str(config.state_dir),
                 socket=str(config.control.socket),
                 config=None if config.source is None else str(config.source),
+                no_gpu=self._devices.why_no_gpu or self._devices.unopened,
             )
         )
 
@@ -305,28 +358,6 @@ class Service:
         self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, queued, left_running))
 
     # While it runs
-
-    async def _read_memory(self) -> None:
-        """Readings of every lane: often while one waits for memory, seldom in quiet."""
-        for _ in range(self._config.limits.readings):
-            self._read_once(all_lanes=True)
-        quiet_at = time.monotonic() + self._config.memory.interval_s
-        while True:
-            await asyncio.sleep(self._config.memory.handover_interval_s)
-            now = time.monotonic()
-            due = now >= quiet_at
-            if due:
-                quiet_at = now + self._config.memory.interval_s
-            self._read_once(all_lanes=due)
-
-    def _read_once(self, *, all_lanes: bool) -> None:
-        now = time.monotonic()
-        world = self._loop.world
-        for name, lane in world.lanes.items():
-            if all_lanes or policy.waits_for_memory(world, lane, now):
-                reading = self._devices.device(name).read(now)
-                if isinstance(reading, Memory) or lane.lost is None:
-                    self._loop.post(reading)
 
     async def _tidy_record(self) -> None:
         """Take what is too old out of the record, and write its journal back: never during a handover."""
@@ -349,8 +380,32 @@ class Service:
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # SIGHUP: its terminal was closed
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        if hangup_reloads():
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, self._signalled, signal.SIGHUP)
+
+    def _hung_up(self) -> None:
+        with suppress(Refused):  # which the log tells, and there is nobody else to tell
+            self._reload()
+
+    def _reload(self) -> Reloaded:
+        if self._loop.world.stopping or self._departure is not None:
+            raise Refused(("cannot reload: batond is stopping",))
+        self._supervision.reloading()
+        try:
+            return self._reloader.reload(self._config)
+        finally:
+            self._supervision.ready()
+
+    def _configure(self, config: Config) -> None:
+        self._config = config
+        self._crew.rejoin = self._rejoin
+        self._log.set_level(config.log.level)
+        self._transcript.wanted = config.log.workers
+        self._loop.configure(config.limits)
 
     def _signalled(self, number: signal.Signals) -> None:
         if self._departure is not None:
@@ -377,6 +432,7 @@ class Service:
             back_by = datetime.now(UTC) + timedelta(seconds=self._config.adoption_timeout_s)
             self._departure = Departure.from_world(self._loop.world, back_by)
             self._stop_asked_at = time.monotonic()
+            self._supervision.stopping()
             self._tell(DaemonStopping("shutdown, and its sessions go on", ()))
             self._departure.begin(self._crew)
             self._departing.set()

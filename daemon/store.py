@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +40,7 @@ from daemon.stories import fields
 from states.decision import Decision
 from states.effects import Promote
 from states.notes import SessionQueued
-from states.snapshot import find
+from states.snapshot import Lane, find
 from states.work import Profile, Session
 
 __all__ = [
@@ -139,6 +139,22 @@ class Store:
         if not there:
             raise RecordError(f"{self.folder / DATABASE} was removed or replaced under the daemon; restart it")
 
+    def keep_gpus(self, lanes: Iterable[Lane]) -> None:
+        """Have the next daemon know which GPUs this one had. Raises RecordError."""
+        known = [
+            {
+                "name": lane.name,
+                "index": lane.index,
+                "uuid": lane.uuid,
+                "model": lane.model,
+                "shares_memory": lane.shares_memory,
+            }
+            for lane in lanes
+            if lane.device == "gpu"
+        ]
+        with self._transaction("keep the list of GPUs"):
+            set_meta(self._db, "gpus", known)
+
     def load(self) -> Loaded:
         """What an earlier life left. Sessions that a worker had come back as queued, at their recorded cursor."""
         queue: list[Session] = []
@@ -162,6 +178,7 @@ class Store:
             specs=specs,
             profiles=profiles,
             held=frozenset(get_meta(self._db, "held", [])),
+            gpus=tuple(Lane(device="gpu", **known) for known in get_meta(self._db, "gpus", [])),
             generation=int(get_meta(self._db, "generation", 0)),
             seq=seq,
             unreadable=tuple(unreadable),

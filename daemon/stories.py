@@ -16,7 +16,7 @@ from states.notes import LaneMoved, Note, ProfileLearned, SessionQueued
 
 @dataclass(frozen=True, slots=True)
 class DaemonStarted:
-    """The daemon is ready. `sessions`: how many it found queued from an earlier life."""
+    """The daemon is ready. `sessions`: how many it found queued, from earlier; `no_gpu`: why GPUs are no lanes."""
 
     event: ClassVar[str] = "daemon.started"
     level: ClassVar[str] = "info"
@@ -28,6 +28,7 @@ class DaemonStarted:
     state_dir: str
     socket: str
     config: str | None
+    no_gpu: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,25 @@ class DaemonBroke:
     level: ClassVar[str] = "error"
     reason: str
     trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReloaded:
+    """The configuration was read again, and counts from now on. `changed`: the keys that have another value."""
+
+    event: ClassVar[str] = "config.reloaded"
+    level: ClassVar[str] = "info"
+    changed: tuple[str, ...]
+    config: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRefused:
+    """The configuration was read again and cannot be used, for these reasons; the old one still counts, whole."""
+
+    event: ClassVar[str] = "config.refused"
+    level: ClassVar[str] = "error"
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +183,59 @@ class WorkerTurnedAway:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerOutput:
+    """A line that a session's worker printed, on standard output or error. Its log file has all of them, uncut."""
+
+    event: ClassVar[str] = "worker.output"
+    level: ClassVar[str] = "info"
+    session: str
+    lane: str
+    generation: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerNoise:
+    """A line that TensorFlow or its libraries logged in a worker, at their levels of information or warning."""
+
+    event: ClassVar[str] = "worker.noise"
+    level: ClassVar[str] = "debug"
+    session: str
+    lane: str
+    generation: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTraceback:
+    """A worker printed a Python traceback. `exception`: the last one's type and text; `trace`: all of it.
+
+    That it was printed does not say that the session failed: a program may catch what it prints.
+    """
+
+    event: ClassVar[str] = "worker.traceback"
+    level: ClassVar[str] = "warning"
+    session: str
+    lane: str
+    generation: int
+    exception: str
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSuppressed:
+    """A worker printed more than the log takes of one: at least so many lines are left out here, of so many bytes."""
+
+    event: ClassVar[str] = "worker.suppressed"
+    level: ClassVar[str] = "info"
+    session: str
+    lane: str
+    generation: int
+    lines: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogDropped:
     """Whoever reads the log was too slow, or its disk was full: `lines` lines before this one are lost."""
 
@@ -187,6 +260,8 @@ Story: TypeAlias = (
     | DaemonStopping
     | DaemonStopped
     | DaemonBroke
+    | ConfigReloaded
+    | ConfigRefused
     | ClientRefused
     | StoreSetAside
     | StorePruned
@@ -196,6 +271,10 @@ Story: TypeAlias = (
     | LauncherFellBack
     | WorkerFound
     | WorkerTurnedAway
+    | WorkerOutput
+    | WorkerNoise
+    | WorkerTraceback
+    | WorkerSuppressed
     | LogDropped
     | LibrarySpoke
 )
@@ -221,7 +300,8 @@ def fields(note: Note | Story) -> dict[str, Any]:
             line |= {"priority": session.priority, "device": session.device}
         case ProfileLearned(profile=profile):
             line |= {"key": plain(note.key), "prepared_s": plain(profile.prepared_s)}
-            line |= {"alone_s": plain(profile.alone_s), "peak_bytes": profile.peak_bytes}
+            line |= {"alone_s": plain(profile.alone_s)}
+            line |= {"peak_bytes": profile.peak_bytes, "host_peak_bytes": profile.host_peak_bytes}
         case _:
             for name, said in _OWN[type(note)]:
                 line[said] = plain(getattr(note, name))

@@ -1,4 +1,4 @@
-"""The last Python traceback in what a process printed, picked out of the text. Reads no file, judges no failure.
+"""Python tracebacks in what a process printed: the last, or all as they come. Reads no file, judges no failure.
 
 What an uncaught exception prints (traceback.print_exception), with the whole chain that led to it and the exceptions
 of a group; and what faulthandler prints of a process that died of a signal.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 HEADER: Final = re.compile(r"(  \+ Exception Group )?Traceback \(most recent call last\):\s*$")
@@ -28,6 +29,7 @@ BESIDE: Final = (  # of an exception that nobody was to catch: a finalizer's, mo
 )
 FRAME: Final = re.compile(r'\s+File "[^"]*", line \d+')
 GROUP: Final = re.compile(r"\s+[|+]")
+OF_GROUP: Final = re.compile(r"\s+\| ")
 GROUP_FIRST: Final = "  +-+---------------- 1 ----------------"
 GROUP_LAST: Final = re.compile(r"\s+\+-{36}$")  # of this group, or of one in it that ends with it
 # A line that some logger wrote: TensorFlow's and absl's C++ ("2026-03-01 12:00:00.1: W ", "W0000 00:00:17.1 "), glog's,
@@ -39,6 +41,20 @@ LOGGED: Final = re.compile(
 # An exception's text may have any lines, also blank ones (Keras's have), and nothing says where it ends. What stands
 # below it in the log and is no logger's line counts as its text, up to so many lines.
 MESSAGE_LINES: Final = 40
+NEAR_LINES: Final = 200  # within so many the first of a group's exceptions is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """The lines from `start` to before `end`: one line (`trace` is None), or a whole traceback.
+
+    `beside`: lines among them that another thread's logger wrote; they are not in `trace`.
+    """
+
+    start: int
+    end: int
+    trace: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 def last_traceback(text: str) -> str | None:
@@ -47,7 +63,7 @@ def last_traceback(text: str) -> str | None:
     One whose beginning is not in the text any more is given from where the text begins. What is only told of beside
     the program's course ("Exception ignored in …") is taken where there is no other.
     """
-    lines = list(_lines(text))
+    lines = list(lines_of(text))
     starts = [index for index, line in enumerate(lines) if _heads(lines, index) or FATAL.match(line)]
     if not starts and _begins_within(lines):
         starts = [0]
@@ -59,13 +75,46 @@ def last_traceback(text: str) -> str | None:
         found = _fatal(lines[start:])
     else:
         first = _first_of_chain(lines, start)
-        found = [*_quote(lines, first), *_chain(lines[first:])]
+        found = [*_quote(lines, first), *_chain(lines[first:])[0]]
     while found and not found[-1].strip():
         found.pop()
     return "\n".join(found) or None
 
 
-def _lines(text: str) -> Iterator[str]:
+def passages(lines: Sequence[str]) -> Iterator[Passage]:
+    """All of the lines, in their order, as tracebacks and as the lines between them. No line is left out."""
+    index = 0
+    while index < len(lines):
+        end, found = index, list[str]()
+        if FATAL.match(lines[index]):
+            found = _fatal(lines[index:])
+            end = index + len(found)
+        elif _heads(lines[max(0, index - 1) : index + NEAR_LINES], min(index, 1)):
+            found, length = _chain(lines[index:])
+            end = index + length
+        if end > index:
+            beside = tuple(line for line in lines[index:end] if LOGGED.match(line) and line not in found)
+            yield Passage(index, end, "\n".join(found).rstrip("\n"), beside)
+        else:
+            end = index + 1
+            yield Passage(index, end)
+        index = end
+
+
+def headline(trace: str) -> str:
+    """What went wrong last, of a traceback: the exception's type and the first line of its text."""
+    lines = trace.split("\n")
+    if FATAL.match(lines[0]):
+        return lines[0]
+    last = max((index for index, line in enumerate(lines) if line.startswith("Traceback ")), default=0)
+    for line in lines[last + 1 :]:
+        inner = OF_GROUP.sub("", line, count=1)
+        if inner and not inner[0].isspace() and inner != REMOTE:
+            return inner
+    return lines[-1].strip()
+
+
+def lines_of(text: str) -> Iterator[str]:
     """The text's lines. A traceback that stands behind a progress bar, which ends no line, begins one of its own."""
     for line in text.split("\n"):
         begins = BEGINNING.search(line)
@@ -113,8 +162,8 @@ def _quote(lines: Sequence[str], first: int) -> Sequence[str]:
     return lines[max(0, first - 2) : first] if first and lines[first - 1] == REMOTE else ()
 
 
-def _chain(lines: Sequence[str]) -> list[str]:
-    """The traceback at the first line, and those that it led to."""
+def _chain(lines: Sequence[str]) -> tuple[list[str], int]:
+    """The traceback at the first line, and those that it led to; and the index of the first line after them."""
     found: list[str] = []
     index = 0
     while index < len(lines):
@@ -125,12 +174,13 @@ def _chain(lines: Sequence[str]) -> list[str]:
         if following is None or lines[following].strip() not in CHAINS:
             break
         found += lines[index : following + 1]
-        header = next((after for after in range(following + 1, len(lines)) if lines[after].strip()), None)
+        index = following + 1
+        header = next((after for after in range(index, len(lines)) if lines[after].strip()), None)
         if header is None or not _heads(lines, header):
             break
-        found += lines[following + 1 : header]
+        found += lines[index:header]
         index = header
-    return found
+    return found, index
 
 
 def _traceback(lines: Sequence[str], index: int, found: list[str]) -> int:

@@ -5,13 +5,14 @@ Times on the wire are UTC; the core's are monotonic seconds, so each view is giv
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
+from daemon.devices import Listing, Process
 from daemon.logtails import LogTail
 from daemon.results import (
+    DeviceProcess,
     DeviceView,
     Failure,
     LaneView,
@@ -23,7 +24,8 @@ from daemon.results import (
 )
 from daemon.store import SessionRecord
 from daemon.tracebacks import last_traceback
-from states import policy
+from states import gate, policy, reasons
+from states.reasons import never_fits, seconds
 from states.snapshot import Fate, Lane, Phase, Worker, World
 from states.work import Session
 
@@ -47,18 +49,6 @@ class Daemon:
     version: str
     pid: int
     started_at: float
-
-
-class DeviceLabel(Protocol):
-    """What a device is called."""
-
-    @property
-    def name(self) -> str:
-        """Its maker's name for it."""
-
-    @property
-    def driver(self) -> str | None:
-        """Its driver's version, where it has one."""
 
 
 _WORDS: dict[Phase, SessionState] = {
@@ -123,7 +113,7 @@ def lane_view(world: World, lane: Lane, now: Now) -> LaneView:
         since_s=max(0.0, now.at - lane.since),
         held=lane.held,
         lost=lane.lost,
-        reason=policy.reason(world, lane, now.at),
+        reason=reasons.reason(world, lane, now.at),
         active=worker_view(lane.active, now) if lane.active else None,
         standby=worker_view(lane.standby, now) if lane.standby else None,
         retiring=tuple(worker_view(worker, now) for worker in lane.retiring),
@@ -218,7 +208,7 @@ def _obstacle(world: World, session: Session, at: float) -> str | None:
         return "batond is stopping"
     if session.not_before > at:
         attempt = f"attempt {session.attempt + 1} of {session.max_attempts}"
-        return f"is tried again in {session.not_before - at:.0f} s, {attempt}"
+        return f"is tried again in {seconds(session.not_before - at)}, {attempt}"
     lanes = [lane for lane in world.lanes.values() if lane.takes(session.device)]
     if not lanes:
         return f"no lane has the device {session.device}"
@@ -227,13 +217,15 @@ def _obstacle(world: World, session: Session, at: float) -> str | None:
         return "; ".join(f"lane {lane.name}: the device is lost: {lane.lost}" for lane in lanes)
     if all(lane.held for lane in usable):
         return f"lane {', '.join(lane.name for lane in usable)} is paused; batonctl resume lets it go on"
+    if not any(gate.can_ever_fit(world, lane, session) for lane in usable):
+        return f"can never fit: {never_fits(world, usable, session)}"
     return None
 
 
 def _next_on(world: World, lane: Lane, at: float) -> str:
     if lane.standby is not None:
         return f"next on {lane.name}, after {lane.standby.session.name}"
-    return f"next on {lane.name}: {policy.reason(world, lane, at)}"
+    return f"next on {lane.name}: {reasons.reason(world, lane, at)}"
 
 
 def device_name(lane: Lane) -> str:
@@ -241,23 +233,37 @@ def device_name(lane: Lane) -> str:
     return lane.device if lane.index is None else f"{lane.device}:{lane.index}"
 
 
-def device_view(lane: Lane, headroom_bytes: int, label: DeviceLabel) -> DeviceView:
-    """A lane's device and its memory."""
+def device_view(
+    lane: Lane, headroom_bytes: int, listing: Listing, owner: Callable[[Process], int | None]
+) -> DeviceView:
+    """A lane's device, its memory and who holds it. owner: the generation of the worker whose process it is."""
     reading = lane.readings[-1] if lane.readings else None
+    sessions = {worker.generation: worker.session.name for worker in lane.workers()}
     return DeviceView(
         lane=lane.name,
         kind=lane.device,
-        name=label.name,
+        name=listing.name,
         index=lane.index,
         uuid=lane.uuid,
-        driver=label.driver,
+        driver=listing.driver,
+        capability=listing.capability,
         usable=lane.lost is None,
         reason=lane.lost,
-        total_bytes=reading.total if reading else None,
-        free_bytes=reading.free if reading else None,
+        trouble=None if lane.lost else lane.unread or listing.trouble,
+        total_bytes=listing.total_bytes if reading is None else reading.total,
+        free_bytes=listing.free_bytes if reading is None else reading.free,
         reserved_bytes=sum(worker.reserved for worker in lane.workers()),
         headroom_bytes=headroom_bytes,
+        utilisation_percent=listing.utilisation_percent,
+        temperature_c=listing.temperature_c,
+        clocks=listing.clocks,
         holders=tuple(worker.session.name for worker in lane.workers()),
+        processes=None
+        if listing.processes is None
+        else tuple(
+            DeviceProcess(pid=each.pid, name=each.name, bytes=each.size, session=sessions.get(owner(each) or 0))
+            for each in listing.processes
+        ),
     )
 
 

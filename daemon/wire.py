@@ -23,6 +23,7 @@ from daemon.results import (
     ListResult,
     LogsResult,
     MoveResult,
+    ReloadResult,
     RetryResult,
     SessionState,
     ShowResult,
@@ -310,6 +311,14 @@ _METHODS = (
         params=EventsParams,
         result=EventsResult,
         stream=EventLine,
+    ),
+    Method(
+        name="reload",
+        summary="Read the configuration again. All of it counts from then on, or, where anything is wrong, none.",
+        access=Access.ACT,
+        params=Params,
+        result=ReloadResult,
+        errors=_ACT,
     ),
     Method(
         name="shutdown",

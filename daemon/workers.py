@@ -419,8 +419,8 @@ def _fact(
             return Hello(now, generation, cursor, errors=errors)
         case messages.Advanced():
             return None
-        case messages.Ready(tier=tier, seconds=seconds, total=total, peak_bytes=peak):
-            return Ready(now, generation, Tier[tier.upper()], seconds, total, peak)
+        case messages.Ready(tier=tier, seconds=seconds, total=total, peak_bytes=peak, device_peak_bytes=on_device):
+            return Ready(now, generation, Tier[tier.upper()], seconds, total, peak, on_device)
         case messages.Started(at=at):
             return Promoted(now, generation, _credible(at, worker, now))
         case messages.LastBatch():
@@ -431,9 +431,9 @@ def _fact(
             return Resumed(now, generation)
         case messages.Quiesced(at=at, done=done, remaining=remaining, errors=errors):
             return Quiesced(now, generation, _credible(at, worker, now), done, remaining, errors)
-        case messages.Committed(cursor=cursor, peak_bytes=peak, errors=errors):
+        case messages.Committed(cursor=cursor, peak_bytes=peak, errors=errors, device_peak_bytes=on_device):
             worker.finished = True
-            return Committed(now, generation, cursor, peak, errors)
+            return Committed(now, generation, cursor, peak, errors, on_device)
         case messages.Failed(kind=kind, reason=reason, item=item):
             worker.finished = True
             return Failed(now, generation, kind, one_line(reason, REASON_LIMIT_CHARACTERS), item)

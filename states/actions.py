@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
-from states import pauses, policy
+from states import gate, pauses, policy, reasons, waits
 from states.draft import Draft
 from states.effects import AdvanceStandby, DrainActive, EndWorker, Force, Promote, RaiseStandby, StartStandby
-from states.estimate import lead_s
+from states.estimate import lead_s, learn_peak
 from states.events import Swap
 from states.facts import expel
 from states.notes import (
     HandoverCompleted,
+    ProfileLearned,
     StandbyAdvanced,
     StandbyDiscarded,
     StandbyRaised,
@@ -22,6 +23,7 @@ from states.notes import (
     WorkerEscalated,
 )
 from states.snapshot import Fate, Phase, Trouble, Worker, profile_key
+from states.work import Session, Tier
 
 Action: TypeAlias = Callable[[Draft], None]
 
@@ -33,11 +35,17 @@ def start_standby(draft: Draft) -> None:
     """StartStandby at the highest tier that fits"""
     lane, limits = draft.lane, draft.limits
     session = policy.next_session(draft.world, lane, draft.at)
-    tier = None if session is None else policy.fitting_tier(draft.world, lane, session)
+    tier = None if session is None else gate.fitting_tier(draft.world, lane, session)
     if session is None or tier is None:
         raise AssertionError("start_standby without next_fits")
-    need, room = policy.need(draft.world, lane, session, tier), policy.spare(lane, limits) or 0
+    need, room = gate.given(draft.world, lane, session, tier), gate.spare(lane, limits) or 0
+    waits.end(draft, session, tier, need, room)
+    held_back = _held_back(draft, session, tier, None)
+    pool = gate.pool_limit(draft.world, lane, session)
     draft.dequeue(session.name)
+    for other in tuple(draft.lanes.values()):
+        if other.reserved == session.name and other.name != lane.name:  # this one is free sooner
+            draft.lanes[other.name] = replace(other, reserved=None)
     draft.generation += 1
     beside = lane.active is not None and lane.active.phase is not Phase.DRAINING
     worker = Worker(
@@ -46,6 +54,8 @@ def start_standby(draft: Draft) -> None:
         phase=Phase.LOADING,
         aim=tier,
         reserved=need,
+        pool_bytes=pool,
+        host_reserved=gate.host_need(draft.world, lane, session, tier),
         since=draft.at,
         spawned_at=draft.at,
         beside=beside,
@@ -59,7 +69,7 @@ def start_standby(draft: Draft) -> None:
         total=session.total,
     )
     draft.change(standby=worker, reserved=None)
-    draft.ask(StartStandby(lane.name, worker.generation, session, tier, worker.low_priority))
+    draft.ask(StartStandby(lane.name, worker.generation, session, tier, worker.low_priority, pool))
     draft.note(
         StandbyStarted(
             lane.name,
@@ -70,6 +80,7 @@ def start_standby(draft: Draft) -> None:
             need,
             room,
             lead_s(draft.profiles.get(profile_key(session, lane))),
+            held_back,
         )
     )
 
@@ -81,17 +92,28 @@ def advance_standby(draft: Draft) -> None:
     if lane.standby is None or tier is None:
         raise AssertionError("advance_standby without climb")
     standby = lane.standby
-    need, room = policy.need(draft.world, lane, standby.session, tier), policy.spare(lane, draft.limits) or 0
+    need, room = gate.given(draft.world, lane, standby.session, tier, standby), gate.spare(lane, draft.limits) or 0
+    host_need = gate.host_need(draft.world, lane, standby.session, tier)
+    waits.end(draft, standby.session, tier, need - standby.reserved, room)
+    held_back = _held_back(draft, standby.session, tier, standby)
     draft.put(
         standby,
         phase=Phase.LOADING,
         aim=tier,
         reserved=max(need, standby.reserved),
+        host_reserved=max(host_need, standby.host_reserved),
         since=draft.at,
         deadline=draft.at + draft.limits.prepare_timeout_s,
     )
     draft.ask(AdvanceStandby(lane.name, standby.generation, tier))
-    draft.note(StandbyAdvanced(lane.name, standby.session.name, standby.generation, tier.label, need, room))
+    draft.note(StandbyAdvanced(lane.name, standby.session.name, standby.generation, tier.label, need, room, held_back))
+
+
+def _held_back(draft: Draft, session: Session, tier: Tier, standby: Worker | None) -> str | None:
+    """Why it is prepared as far as `tier` and no further; None where that is as far as it goes."""
+    lane = draft.lane
+    above = next((each for each in lane.tiers if each > tier), None)
+    return None if above is None else reasons.memory(draft.world, lane, session, above, standby, draft.at)
 
 
 def raise_standby(draft: Draft) -> None:
@@ -120,6 +142,11 @@ def _discard(draft: Draft, reason: str, fate: Fate) -> None:
 
 def discard_for_room(draft: Draft) -> None:
     """discard the standby: the active session needs the room"""
+    standby, lane = draft.lane.standby, draft.lane
+    if standby is not None and standby.held_bytes > standby.reserved:  # it is begun again with what it really takes
+        key = profile_key(standby.session, lane)
+        draft.learn(key, learn_peak(draft.profiles.get(key), standby.held_bytes))
+        draft.note(ProfileLearned(key, draft.profiles[key]))
     _discard(draft, "the active session needs the room", Fate.REQUEUE)
 
 
@@ -203,7 +230,7 @@ def _drain(draft: Draft, fate: Fate) -> None:
         stall_at=None,
         deadline=draft.at + draft.limits.drain_timeout_s,
     )
-    draft.change(drain_at=draft.at, reserved=None)
+    draft.change(drain_at=draft.at, reserved=draft.lane.reserved if draft.lane.swap_asked else None)
     draft.ask(DrainActive(draft.name, active.generation, outcome is Fate.CANCEL))
     raise_standby(draft)
 
@@ -256,6 +283,11 @@ def retire(draft: Draft) -> None:
     if lane.active is None:
         raise AssertionError("retire without an active session")
     draft.change(active=None, retiring=(*lane.retiring, lane.active), swap_asked=False, near_at=None, drain_at=None)
+
+
+def await_next(draft: Draft) -> None:
+    """the reserved session keeps its place at the head"""
+    draft.change(near_at=None, drain_at=None)
 
 
 def forget_active(draft: Draft) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from states import fate, policy
+from states import fate, reasons
 from states.draft import Draft
 from states.events import Cancel, DrainLane, Move, Pause, Queued, Resume, Swap
 from states.notes import CancelAsked, LaneHeld, SessionMoved, SessionQueued
@@ -27,7 +27,7 @@ def refusal(world: World, event: Queued | Cancel | Swap | Pause | Resume | Drain
             return _move_refusal(world, event)
         case Swap(lane=name):
             lane = world.lanes.get(name)
-            return _no_lane(world, name) if lane is None else policy.swap_refusal(world, lane, event)
+            return _no_lane(world, name) if lane is None else reasons.swap_refusal(world, lane, event)
         case Pause(lane=name) | Resume(lane=name) | DrainLane(lane=name):
             return _no_lane(world, name) if name not in world.lanes else None
 

@@ -27,6 +27,7 @@ class Draft:
         self.profiles = world.profiles
         self.generation = world.generation
         self.stopping = world.stopping
+        self.host = world.host
         self.notes: list[Note] = []
         self.effects: list[Effect] = []
         self.name = ""
@@ -41,6 +42,7 @@ class Draft:
             profiles=self.profiles,
             generation=self.generation,
             stopping=self.stopping,
+            host=self.host,
         )
 
     @property

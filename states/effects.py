@@ -19,13 +19,17 @@ class Force(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StartStandby:
-    """Start a worker for `session` at low priority and prepare it as far as `tier`."""
+    """Start a worker for `session` at low priority and prepare it as far as `tier`.
+
+    `pool_bytes`: what its framework may take of a device with memory of its own, in all; None: no limit is set.
+    """
 
     lane: str
     generation: int
     session: Session
     tier: Tier
     low_priority: bool
+    pool_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,12 @@ UNKNOWN_HURRIED_S = 5.0  # ResNet50 beside a running MobileNetV2, both cores bus
 HURRIED_FACTOR = 1.5  # the lead grows by it from run to run, until nothing needs to be hurried
 SHARED_CORES = 2.5  # a preparation at normal priority beside a running session, over alone (measured: 2 to 2.5)
 SUSPECT_ALONE = 4.0  # a preparation beside a running session takes up to this much longer than alone (measured)
+# What TensorFlow 2.21, imported and not used, takes from the host: 234 MiB of anonymous memory were measured. The
+# 373 MiB of library files mapped beside it are page cache, which all workers share and the kernel may give up.
+IMPORTED_BYTES = 256 << 20
+CONTEXT_BYTES = 640 << 20  # of a process on a GPU before any weights, until measured: 0.1 to 0.6 GiB are reported
+POOL_SLACK = 1.1  # what a pool takes over the bytes in its tensors: it has gaps
+GUESS_SHARE = 0.9  # of a device, the most that a guess asks for: drivers keep some, and a guess may be wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +120,57 @@ def learn_preparation(profile: Profile | None, seconds: float, *, beside: bool, 
     return replace(known, alone_s=(*known.alone_s, seconds)[-KEPT_SAMPLES:])
 
 
-def learn_peak(profile: Profile | None, peak_bytes: int) -> Profile:
-    """The profile with a measured peak; never lower than one measured before."""
+def learn_peak(profile: Profile | None, peak_bytes: int, host_peak_bytes: int = 0) -> Profile:
+    """The profile with measured peaks; never lower than those measured before."""
     known = profile or Profile()
-    return replace(known, peak_bytes=max(known.peak_bytes, peak_bytes))
+    return replace(
+        known,
+        peak_bytes=max(known.peak_bytes, peak_bytes),
+        host_peak_bytes=max(known.host_peak_bytes, host_peak_bytes),
+    )
 
 
-def need_bytes(session: Session, profile: Profile | None, tier: Tier, imported_bytes: int) -> int:
-    """Bytes the session needs on its device at `tier`: measured, else stated, else guessed from its files.
+def need_bytes(
+    session: Session,
+    profile: Profile | None,
+    tier: Tier,
+    imported_bytes: int,
+    guess_bytes: int,
+    most: int | None = None,
+) -> int:
+    """Bytes of host memory the session needs at `tier`: measured, else stated, else guessed from its files.
 
-    `imported_bytes` is what a process costs that has only imported TensorFlow (0 on a GPU).
+    `imported_bytes` is what a process costs that has only imported TensorFlow; `most` bounds the guess.
     """
     if tier is Tier.IMPORTED:
         return imported_bytes
     if profile is not None and profile.peak_bytes:
         return max(profile.peak_bytes, imported_bytes)
-    stated = session.stated_bytes if session.stated_bytes is not None else session.guess_bytes
-    return max(stated, imported_bytes)
+    return max(_stated_or(session, guess_bytes, most), imported_bytes)
+
+
+def device_need_bytes(session: Session, profile: Profile | None, context: int, most: int | None = None) -> int:
+    """Bytes the session needs of a device with memory of its own: measured, else stated, else guessed.
+
+    `context` is what its process takes there before any weights. 0 for a program of which nothing is known. What a
+    program was seen to hold now and then is the least it needs: where more is stated, that counts.
+    """
+    if profile is not None and profile.peak_bytes:
+        return profile.peak_bytes if session.stepwise else max(profile.peak_bytes, session.stated_bytes or 0)
+    return _stated_or(session, context + session.guess_device_bytes if session.stepwise else 0, most)
+
+
+def _stated_or(session: Session, guess: int, most: int | None) -> int:
+    if session.stated_bytes is not None:
+        return session.stated_bytes
+    return guess if most is None else min(guess, most)
+
+
+def context_bytes(profile: Profile | None) -> int:
+    """Bytes a process takes of a GPU before any weights, as measured there, else a guess."""
+    return profile.peak_bytes if profile is not None and profile.peak_bytes else CONTEXT_BYTES
+
+
+def pool_need_bytes(context: int, tensors_peak_bytes: int) -> int:
+    """Bytes of a GPU for a process whose framework counted that many in tensors at its peak."""
+    return context + int(tensors_peak_bytes * POOL_SLACK)

@@ -34,16 +34,46 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds memory of a device and is no worker of ours. `size`: bytes, None where nobody tells."""
+
+    pid: int
+    name: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """A reading of a lane's device memory, in bytes.
 
-    `total` is the most that sessions may use, `free` what is free now.
+    `total` is the most that sessions may use, `free` what is free now. As far as the device tells who holds the rest:
+    `held`, by the generation of a worker of ours, what all of its processes hold; `foreign`, everybody else.
     """
 
     at: float
     lane: str
     total: int
     free: int
+    held: tuple[tuple[int, int], ...] = ()
+    foreign: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """A reading of the host's memory, in bytes, where the lanes' devices have memory of their own."""
+
+    at: float
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A lane's device gave no reading, for this reason. It may pass; the session that runs there is not concerned."""
+
+    at: float
+    lane: str
+    reason: str
 
 
 # What a worker says, or what is seen of it.
@@ -67,7 +97,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker is prepared as far as `tier` and waits. `seconds` is what that step of preparing took."""
+    """The worker is prepared as far as `tier` and waits. `seconds` is what that step of preparing took.
+
+    `peak_bytes`: the most host memory it held so far; `device_peak_bytes`: of its device's, as its framework counts.
+    """
 
     at: float
     generation: int
@@ -75,6 +108,7 @@ class Ready:
     seconds: float
     total: int | None = None
     peak_bytes: int = 0
+    device_peak_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +175,14 @@ class Quiesced:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The worker's output is durable up to `cursor`."""
+    """The worker's output is durable up to `cursor`. The peaks are as in `Ready`."""
 
     at: float
     generation: int
     cursor: int
     peak_bytes: int = 0
     errors: int = 0
+    device_peak_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +299,8 @@ Event: TypeAlias = (
     Queued
     | Tick
     | Memory
+    | HostMemory
+    | Unread
     | Hello
     | Ready
     | Promoted

@@ -9,20 +9,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, assert_never
 
-from states import fate, pauses, policy
+from states import fate, gate, pauses
 from states.draft import Draft
 from states.effects import DrainActive, Force
-from states.estimate import Pace, learn_peak, learn_preparation
+from states.estimate import Pace, context_bytes, learn_peak, learn_preparation, pool_need_bytes
 from states.events import (
     Committed,
-    DeviceBack,
-    DeviceLost,
     Exited,
     Failed,
     FromWorker,
     Hello,
     LastBatch,
-    Memory,
     Paused,
     Progress,
     Promoted,
@@ -32,7 +29,6 @@ from states.events import (
 )
 from states.notes import (
     CountMismatched,
-    DeviceChanged,
     ProfileLearned,
     SessionAdopted,
     SessionCommitted,
@@ -40,10 +36,9 @@ from states.notes import (
     StandbyReady,
     WorkerExited,
 )
-from states.snapshot import Fate, Lane, Phase, Reading, Relay, Trouble, Worker, find, profile_key
+from states.snapshot import Fate, Lane, Phase, Reading, Relay, Trouble, Worker, context_key, find, profile_key
 from states.triggers import Trigger
-
-KEPT_READINGS = 8
+from states.work import Profile
 
 
 def file_worker(draft: Draft, event: FromWorker) -> Iterator[tuple[str, Trigger]]:
@@ -130,8 +125,8 @@ def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | 
     if worker.tier is not None and event.tier <= worker.tier:  # said before: it was told to go further since
         return None
     prepared = worker.prepared_s + event.seconds
-    draft.put(
-        worker,
+    now = draft.put(
+        _measured(draft, worker, event.peak_bytes, event.device_peak_bytes),
         phase=Phase.READY,
         tier=event.tier,
         since=draft.at,
@@ -139,8 +134,6 @@ def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | 
         ready_at=draft.at,
         prepared_s=prepared,
         total=event.total if event.total is not None else worker.total,
-        rss_bytes=event.peak_bytes,
-        peak_bytes=max(worker.peak_bytes, event.peak_bytes),
     )
     draft.note(
         StandbyReady(
@@ -149,15 +142,17 @@ def _ready(draft: Draft, lane: Lane, worker: Worker, event: Ready) -> Trigger | 
             worker.generation,
             event.tier.label,
             event.seconds,
-            event.peak_bytes,
+            now.peak_bytes,
             event.total,
         )
     )
     key = profile_key(worker.session, lane)
     if event.tier is lane.top and worker.session.prepares:
         profile = learn_preparation(draft.profiles.get(key), prepared, beside=worker.beside, hurried=worker.hurried)
-        draft.learn(key, learn_peak(profile, event.peak_bytes))
-        draft.note(ProfileLearned(key, draft.profiles[key]))
+        if profile.peak_bytes:  # the first is of a whole run: what it takes up to here may be less than was guessed
+            profile = learn_peak(profile, now.peak_bytes, now.host_peak_bytes)
+        draft.learn(key, profile)
+        draft.note(ProfileLearned(key, profile))
     return Trigger.READY
 
 
@@ -200,13 +195,11 @@ def _progress(draft: Draft, lane: Lane, worker: Worker, event: Progress) -> Trig
     moved = event.done > worker.done or worker.pace is None
     computing = worker.phase is Phase.COMPUTING  # one that drains has a deadline, and no second clock
     draft.put(
-        worker,
+        _measured(draft, worker, event.rss_bytes, None),
         done=max(worker.done, event.done),
         cursor=max(worker.cursor, event.cursor),
         errors=max(worker.errors, event.errors),
         total=event.total if event.total is not None else worker.total,
-        rss_bytes=event.rss_bytes or worker.rss_bytes,
-        peak_bytes=max(worker.peak_bytes, event.rss_bytes),
         pace=pace,
         stall_at=event.at + draft.limits.stall_timeout_s if moved and computing else worker.stall_at,
     )
@@ -253,16 +246,16 @@ def _quiesced(draft: Draft, lane: Lane, worker: Worker, event: Quiesced) -> Trig
 
 def _committed(draft: Draft, worker: Worker, event: Committed) -> Trigger | None:
     now = draft.put(
-        worker,
+        _measured(draft, worker, event.peak_bytes, event.device_peak_bytes),
         phase=Phase.COMMITTED if worker.phase is Phase.COMMITTING else worker.phase,
         cursor=max(worker.cursor, event.cursor),
         errors=max(worker.errors, event.errors),
         paused=None,
-        peak_bytes=max(worker.peak_bytes, event.peak_bytes),
         deadline=worker.deadline if worker.forced else draft.at + draft.limits.exit_timeout_s,
     )
     lane = draft.lane
-    _learn_peak(draft, now)
+    if now.complete or draft.profiles.get(profile_key(now.session, lane), Profile()).peak_bytes:
+        _learn_peak(draft, now)
     if now.complete and not now.settled:
         fate.finish(draft, now)
         draft.put(now, settled=True)
@@ -271,11 +264,35 @@ def _committed(draft: Draft, worker: Worker, event: Committed) -> Trigger | None
     return None
 
 
+def _measured(draft: Draft, worker: Worker, rss_bytes: int, tensors_bytes: int | None) -> Worker:
+    """The worker with what it says of its memory. rss_bytes: of the host; tensors_bytes: its framework's own count,
+    0 where it has none, None where it did not say.
+
+    Where the device has memory of its own, a built-in worker's need is counted from its tensors: its pool grows up to
+    the limit it is given, so that what it holds says little. Of any other worker what it was seen to hold is its need.
+    """
+    lane = draft.lane
+    if not lane.has_own_memory:
+        rss_bytes = rss_bytes or worker.rss_bytes
+        peak = max(worker.peak_bytes, rss_bytes)
+        return draft.put(worker, rss_bytes=rss_bytes, held_bytes=rss_bytes, peak_bytes=peak)
+    peak = worker.peak_bytes
+    if tensors_bytes == 0:
+        peak = max(peak, worker.held_bytes)
+    elif tensors_bytes is not None:
+        context = context_bytes(draft.profiles.get(context_key(lane)))
+        peak = max(peak, pool_need_bytes(context, tensors_bytes))
+    host_peak = max(worker.host_peak_bytes, rss_bytes)
+    return draft.put(worker, rss_bytes=rss_bytes or worker.rss_bytes, peak_bytes=peak, host_peak_bytes=host_peak)
+
+
 def _learn_peak(draft: Draft, worker: Worker) -> None:
     key = profile_key(worker.session, draft.lane)
-    known = draft.profiles.get(key)
-    if worker.peak_bytes > (known.peak_bytes if known else 0) and worker.session.prepares:
-        draft.learn(key, learn_peak(known, worker.peak_bytes))
+    known = draft.profiles.get(key) or Profile()
+    if not worker.session.prepares and not draft.lane.has_own_memory:
+        return  # of a program that reports nothing, nothing was measured
+    if worker.peak_bytes > known.peak_bytes or worker.host_peak_bytes > known.host_peak_bytes:
+        draft.learn(key, learn_peak(known, worker.peak_bytes, worker.host_peak_bytes))
         draft.note(ProfileLearned(key, draft.profiles[key]))
 
 
@@ -296,7 +313,7 @@ def _exited(draft: Draft, lane: Lane, worker: Worker, event: Exited) -> Trigger:
         draft.change(leaving=tuple(each for each in lane.leaving if each is not worker))
         trigger = Trigger.TICK
     draft.change(readings=tuple(_with_unreturned(each, worker) for each in draft.lane.readings))
-    if worker.trouble is not None and worker.trouble.out_of_memory:
+    if worker.trouble is not None and worker.trouble.out_of_memory and worker.tier is lane.top:
         _learn_peak(draft, worker)  # what it is let in with the next time
     fate.settle(draft, worker, event.status, event.reason)
     relay = draft.lane.relay
@@ -307,10 +324,11 @@ def _exited(draft: Draft, lane: Lane, worker: Worker, event: Exited) -> Trigger:
 
 
 def _with_unreturned(reading: Reading, worker: Worker) -> Reading:
-    """A reading that never showed what an ended worker took would take for free what is not given back yet."""
-    if worker.session.prepares and policy.shows(reading, worker):
-        return reading
-    return replace(reading, free=reading.free - worker.reserved)
+    """A reading that did not show all that an ended worker took would take for free what is not given back yet."""
+    if worker.reserved == 0 and not worker.session.stepwise:
+        return replace(reading, free=0)  # nobody knows what it took
+    seen = worker.held_bytes if worker.session.prepares and gate.shows(reading, worker) else 0
+    return replace(reading, free=reading.free - max(0, worker.reserved - seen))
 
 
 def remember(draft: Draft, worker: Worker, ended_at: float, total: int, done: int, left: int) -> None:
@@ -331,30 +349,6 @@ def remember(draft: Draft, worker: Worker, ended_at: float, total: int, done: in
             items_left=left,
         )
     )
-
-
-def file_memory(draft: Draft, event: Memory) -> Iterator[tuple[str, Trigger]]:
-    """File a reading of a lane's device."""
-    lane = draft.lanes.get(event.lane)
-    if lane is None:
-        return
-    draft.name = lane.name
-    reading = Reading(event.at, event.total, event.free)
-    draft.change(readings=(*lane.readings, reading)[-KEPT_READINGS:])
-    grows = policy.grows_into_standby(draft.lane, draft.limits)
-    yield lane.name, Trigger.ACTIVE_GROWS if grows else Trigger.MEMORY
-
-
-def file_device(draft: Draft, event: DeviceLost | DeviceBack) -> Iterator[tuple[str, Trigger]]:
-    """File the loss or the return of a lane's device."""
-    lane = draft.lanes.get(event.lane)
-    if lane is None or (lane.lost is None) is isinstance(event, DeviceBack):
-        return
-    draft.name = lane.name
-    lost = event.reason if isinstance(event, DeviceLost) else None
-    draft.change(lost=lost, readings=())
-    draft.note(DeviceChanged(lane.name, lost is None, lost or "the device can be used again"))
-    yield lane.name, Trigger.DEVICE_BACK if lost is None else Trigger.DEVICE_LOST
 
 
 def expel(draft: Draft, worker: Worker, force: Force, outcome: Fate) -> None:

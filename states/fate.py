@@ -29,9 +29,16 @@ def settle(draft: Draft, worker: Worker, status: int | None, reason: str) -> Non
     if worker.settled:
         return
     begun = worker.session.begun or worker.phase not in {Phase.LOADING, Phase.READY}  # told to go, heard of or not
-    session = replace(worker.session, cursor=worker.cursor, total=worker.total, begun=begun, errors=worker.errors)
+    cursor = worker.cursor if worker.session.resumable else 0  # what it begins anew, it begins at its first item
+    session = replace(worker.session, cursor=cursor, total=worker.total, begun=begun, errors=worker.errors)
     if worker.fate is Fate.CANCEL:
         cancel(draft, session, draft.name, "cancelled")
+    elif draft.lane.lost is not None and worker.fate is Fate.REQUEUE:
+        requeue(
+            draft, session, f"its device was lost: {draft.lane.lost}"
+        )  # whatever it said: it was the device's fault
+    elif draft.lane.unread is not None and worker.trouble is not None and worker.trouble.permanent:
+        _retry(draft, session, worker.trouble)  # its device may be going: what it says is not believed for good
     elif worker.trouble is not None and worker.trouble.permanent:
         _fail(draft, session, worker.trouble)
     elif worker.unheard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from states import policy
+from states import gate, policy
 from states.draft import Draft
 from states.events import Swap
 from states.snapshot import Phase
@@ -27,7 +27,7 @@ def negation(guard: Guard) -> Guard:
 def next_fits(draft: Draft) -> bool:
     """The head of the queue is due, the lane is free to start it, and a tier of it fits now."""
     session = policy.next_session(draft.world, draft.lane, draft.at)
-    return session is not None and policy.fitting_tier(draft.world, draft.lane, session) is not None
+    return session is not None and gate.fitting_tier(draft.world, draft.lane, session) is not None
 
 
 def near(draft: Draft) -> bool:
@@ -98,6 +98,11 @@ def swap_asked(draft: Draft) -> bool:
     lane = draft.lane
     computing = lane.active is not None and lane.active.phase is Phase.COMPUTING
     return lane.swap_asked and computing and not lane.held
+
+
+def swaps_alone(draft: Draft) -> bool:
+    """A swap was asked for, and the next session can begin only when the active one has let the device go."""
+    return swap_asked(draft) and policy.swaps_alone(draft.world, draft.lane, draft.at)
 
 
 def other_prepared(draft: Draft) -> bool:

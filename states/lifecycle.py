@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 from transitions import Machine
 
-from states import commands, facts, policy
+from states import commands, facts, policy, readings
 from states.decision import Decision
 from states.draft import Draft
 from states.events import (
@@ -25,6 +25,7 @@ from states.events import (
     Exited,
     Failed,
     Hello,
+    HostMemory,
     Kill,
     LastBatch,
     Memory,
@@ -41,6 +42,7 @@ from states.events import (
     Stop,
     Swap,
     Tick,
+    Unread,
 )
 from states.notes import CommandRefused, LaneMoved
 from states.snapshot import State, World
@@ -141,7 +143,11 @@ def _file(draft: Draft, event: Event) -> Iterator[tuple[str, Trigger]]:
             for name, lane in draft.before.lanes.items():
                 yield name, Trigger.STALLED if policy.stalled(lane, draft.at) else Trigger.TICK
         case Memory():
-            yield from facts.file_memory(draft, event)
+            yield from readings.file_memory(draft, event)
+        case HostMemory():
+            yield from readings.file_host(draft, event)
+        case Unread():
+            readings.file_unread(draft, event)
         case (
             Hello()
             | Ready()
@@ -169,7 +175,7 @@ def _file(draft: Draft, event: Event) -> Iterator[tuple[str, Trigger]]:
             for name in draft.lanes:
                 yield name, Trigger.STOP if isinstance(event, Stop) else Trigger.KILL
         case DeviceLost() | DeviceBack():
-            yield from facts.file_device(draft, event)
+            yield from readings.file_device(draft, event)
         case _:
             assert_never(event)
 

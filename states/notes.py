@@ -203,7 +203,7 @@ class SwapAsked:
 
 @dataclass(frozen=True, slots=True)
 class StandbyStarted:
-    """A worker is being started for a session, to be prepared as far as `tier`."""
+    """A worker is being started for a session, to be prepared as far as `tier`; `held_back` says why no further."""
 
     event: ClassVar[str] = "standby.started"
     level: ClassVar[str] = "info"
@@ -215,11 +215,12 @@ class StandbyStarted:
     need_bytes: int
     free_bytes: int
     lead_s: float
+    held_back: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StandbyAdvanced:
-    """Memory allows the standby to be prepared further."""
+    """Memory allows the standby to be prepared further; `held_back` says why not still further."""
 
     event: ClassVar[str] = "standby.advanced"
     level: ClassVar[str] = "info"
@@ -229,6 +230,42 @@ class StandbyAdvanced:
     tier: str
     need_bytes: int
     free_bytes: int
+    held_back: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryWaited:
+    """Nobody computed on the lane for `waited_s` because memory for the session was missing; now there is enough.
+
+    `need_bytes`: what it needs for `tier` beyond what it has; `free_bytes`: what can be given out now.
+    """
+
+    event: ClassVar[str] = "memory.waited"
+    level: ClassVar[str] = "info"
+    lane: str
+    session: str
+    waited_s: float
+    tier: str
+    need_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryShort:
+    """Nobody has computed on the lane for `waited_s` because memory is missing, and it lasts. `reason` says who has it.
+
+    It has no end of its own: memory is given out when it is free, and never on a guess.
+    """
+
+    event: ClassVar[str] = "memory.short"
+    level: ClassVar[str] = "warning"
+    lane: str
+    session: str
+    waited_s: float
+    tier: str
+    need_bytes: int
+    free_bytes: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +390,26 @@ class DeviceChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceUnread:
+    """A lane's device gives no readings. Nothing new is begun there until it does; what runs goes on."""
+
+    event: ClassVar[str] = "device.unread"
+    level: ClassVar[str] = "warning"
+    lane: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRead:
+    """A lane's device gives readings again, after `waited_s`."""
+
+    event: ClassVar[str] = "device.read"
+    level: ClassVar[str] = "info"
+    lane: str
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProfileLearned:
     """Something was measured of a model on a kind of device; later predictions use it."""
 
@@ -390,6 +447,8 @@ Note: TypeAlias = (
     | CancelAsked
     | StandbyStarted
     | StandbyAdvanced
+    | MemoryWaited
+    | MemoryShort
     | StandbyReady
     | StandbyRaised
     | StandbyDiscarded
@@ -398,6 +457,8 @@ Note: TypeAlias = (
     | HandoverCompleted
     | CountMismatched
     | DeviceChanged
+    | DeviceUnread
+    | DeviceRead
     | ProfileLearned
     | CommandRefused
 )

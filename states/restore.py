@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from states import policy
+from states import gate
 from states.effects import Force
 from states.snapshot import Fate, Lane, Phase, State, Worker, World
 from states.work import Session
@@ -45,7 +45,8 @@ def _with(world: World, lane: Lane, remnant: Remnant, at: float, patience_s: flo
         phase=Phase.GOING,
         aim=lane.top,
         tier=lane.top,
-        reserved=policy.need(world, lane, remnant.session, lane.top),
+        reserved=gate.given(world, lane, remnant.session, lane.top),
+        host_reserved=gate.host_need(world, lane, remnant.session, lane.top),
         since=at,
         spawned_at=at,
         beside=False,

@@ -8,6 +8,7 @@ from enum import Enum
 
 from states.effects import Force
 from states.estimate import Pace
+from states.events import Holder
 from states.work import Profile, Session, Tier
 
 MIB = 1 << 20
@@ -67,8 +68,12 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The process that runs one session. Times are monotonic seconds, `reserved` and `rss_bytes` bytes.
+    """The process that runs one session. Times are monotonic seconds, memory is bytes.
 
+    Of the device's memory: `reserved` was given to it, `held_bytes` is what it was last seen to hold (0: not seen),
+    `peak_bytes` the most; `pool_bytes` is the limit that its framework's pool was started with. On a device with
+    memory of its own, `host_reserved`, `rss_bytes` and `host_peak_bytes` are the same of the host's; where the
+    device's memory is the host's, `host_reserved` and `host_peak_bytes` are 0.
     `start` is the cursor it resumed at; `done`, `cursor` and `total` count the items before it too.
     `hurried`: it got its normal priority before it was ready.
     `settled`: its session has ended already (its output is complete and durable); only the process remains.
@@ -104,7 +109,11 @@ class Worker:
     total: int | None = None
     remaining: int | None = None
     rss_bytes: int = 0
+    held_bytes: int = 0
     peak_bytes: int = 0
+    pool_bytes: int | None = None
+    host_reserved: int = 0
+    host_peak_bytes: int = 0
     pace: Pace | None = None
     prepared_s: float = 0.0
     ready_at: float | None = None
@@ -139,6 +148,16 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """That nobody computes on a lane because the gate holds: since when, for whom, and when it is told (again)."""
+
+    since: float
+    session: str
+    told_at: float
+    told_every_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """What the lane remembers of the session it hands over from, until the next one begins.
 
@@ -159,17 +178,24 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One device with its workers. `device` is `cpu` or `gpu`; `index` and `uuid` name a GPU.
+    """One device with its workers. `device` is `cpu` or `gpu`; `index` and `uuid` name a GPU, `model` its kind.
+
+    `shares_memory`: a GPU whose memory is the host's. `imported_bytes`: what a process takes of the lane's memory that
+    has only imported TensorFlow.
 
     `retiring` have computed their last item and commit; `leaving` were told to end, and are waited for.
+    `lost`: why the device cannot be used; `unread`: why it cannot be read, since `unread_at`. `idle_bytes`: what was
+    taken of it when last no worker was there. `foreign`: who else holds some, as far as the device tells.
     """
 
     name: str
     device: str = "cpu"
     index: int | None = None
     uuid: str | None = None
+    model: str = ""
     tiers: tuple[Tier, ...] = (Tier.IMPORTED, Tier.WARM)
     imported_bytes: int = 0
+    shares_memory: bool = False
     state: State = State.IDLE
     since: float = 0.0
     active: Worker | None = None
@@ -178,12 +204,22 @@ class Lane:
     leaving: tuple[Worker, ...] = ()
     held: bool = False
     lost: str | None = None
+    unread: str | None = None
+    unread_at: float = 0.0
     swap_asked: bool = False
     reserved: str | None = None
     readings: tuple[Reading, ...] = ()
+    idle_bytes: int = 0
+    foreign: tuple[Holder, ...] = ()
+    wait: Wait | None = None
     near_at: float | None = None
     drain_at: float | None = None
     relay: Relay | None = None
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether the device's memory is another than the host's."""
+        return self.device == "gpu" and not self.shares_memory
 
     @property
     def top(self) -> Tier:
@@ -224,12 +260,14 @@ class Limits:
     backoff_cap_s: float = 300.0
     headroom_bytes: int = 256 * MIB
     readings: int = 2  # in a row that must agree before memory is given out
+    memory_alarm_s: float = 30.0  # that nobody computes because the gate holds, before it is told as a warning
 
 
 @dataclass(frozen=True, slots=True)
 class World:
     """All that is decided on: the lanes, the queue in its order, what was learned.
 
+    `host`: the last readings of the host's memory; none where the lanes' own readings are of it.
     The mappings are never changed in place: a step makes new ones of those it changes.
     """
 
@@ -239,11 +277,17 @@ class World:
     limits: Limits = field(default_factory=Limits)
     generation: int = 0
     stopping: bool = False
+    host: tuple[Reading, ...] = ()
 
 
 def profile_key(session: Session, lane: Lane) -> str:
     """Under which name what is learned of the session's model on the lane's kind of device is kept."""
-    return f"{session.profile or session.name}@{lane.device}"
+    return f"{session.profile or session.name}@{lane.model or lane.device}"
+
+
+def context_key(lane: Lane) -> str:
+    """Under which name is kept what a process takes of the lane's kind of device before any weights."""
+    return f"context@{lane.model or lane.device}"
 
 
 def find(world: World, generation: int) -> tuple[Lane, Worker] | None:

@@ -99,6 +99,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row((T.SWAP,), (PRELOADING,), DRAINING, (same_prepared, when_.prepared), (do.mark_swap, do.drain_to_requeue)),
     Row((T.READY,), (PRELOADING,), DRAINING, (when_.swap_asked, when_.prepared), (do.drain_to_requeue,)),
     Row((T.TICK,), (PRELOADING,), DRAINING, (when_.on_time, when_.swap_asked, when_.prepared), (do.drain_to_requeue,)),
+    Row((T.TICK, T.MEMORY), (NEARING_END,), DRAINING, (when_.on_time, when_.swaps_alone), (do.drain_to_requeue,)),
     # The active session ends.
     Row((T.LAST_BATCH,), (RUNNING, NEARING_END, PRELOADING), DRAINING, (), (do.expect_end,)),
     Row((T.QUIESCED,), (DRAINING,), None, (when_.stopping,), (do.retire,)),
@@ -121,7 +122,7 @@ TRANSITIONS: tuple[Row, ...] = (
         (RUNNING, NEARING_END, DRAINING),
         IDLE,
         (not_stopping, no_standby, nothing_fits),
-        (do.retire, do.forget_active),
+        (do.retire, do.await_next),
     ),
     # The device is handed over.
     Row((T.READY,), (PRELOADING,), SWAPPING, (no_active, when_.prepared), (do.promote_if_go,)),

@@ -43,11 +43,15 @@ class Session:
     """One piece of finite work, in the queue or in a worker's hands.
 
     `order` is its place among equals: lower runs sooner; it keeps it when it comes back.
-    `profile` is the key of what is learned of its model; `guess_bytes` its need where nothing is learned yet.
+    `profile` is the key of what is learned of its model. Where nothing is learned yet: `guess_bytes` is its need of
+    host memory, `guess_device_bytes` that of a device with memory of its own, without the context of the process
+    there, `least_bytes` what it surely takes of either. `stated_bytes`: what its need on its device was said to be.
     `waits_for` holds the names of sessions that must be committed first. `begun`: its output folder may hold rows
     of its own, to go on from. `errors`: of the items before `cursor`, those that were skipped.
     `out_of_memory`: how often it ran out of memory; from the first time on it gets a device of its own.
     `cancelled`: someone asked for its end while a worker had it.
+    `prepares`: it can be begun before the device is its own. `stepwise`: tier by tier, and on a device with memory of
+    its own under a limit; one that is not prepares all at once, and takes what it takes.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Session:
     device: str = "any"
     profile: str = ""
     guess_bytes: int = 0
+    guess_device_bytes: int = 0
+    least_bytes: int = 0
     stated_bytes: int | None = None
     total: int | None = None
     cursor: int = 0
@@ -65,6 +71,7 @@ class Session:
     waits_for: frozenset[str] = frozenset()
     resumable: bool = True
     prepares: bool = True
+    stepwise: bool = True
     begun: bool = False
     errors: int = 0
     out_of_memory: int = 0
@@ -83,9 +90,11 @@ class Profile:
     """What was learned of one model on one device.
 
     `prepared_s`: seconds that preparing it beside a running session took, newest last; `alone_s`: the same on an
-    idle device; `peak_bytes`: the highest memory seen (0: never).
+    idle device; `peak_bytes`: the highest need of the device's memory seen (0: never); `host_peak_bytes`: the same of
+    host memory, where the device has its own.
     """
 
     prepared_s: tuple[float, ...] = ()
     alone_s: tuple[float, ...] = ()
     peak_bytes: int = 0
+    host_peak_bytes: int = 0

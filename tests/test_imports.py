@@ -19,9 +19,11 @@ CORE = (
     ("work", "triggers"),  # sessions, and what a lane is asked about: plain values
     ("estimate", "events", "effects", "notes"),  # what is predicted of them, what happened, what is asked for and told
     ("snapshot",),  # how things stand
-    ("policy", "draft", "decision"),  # what follows from it; a step's own copy of it; its answer
-    ("fate", "pauses", "guards", "restore"),  # what becomes of a session, what it waits for; policy as words; the past
-    ("facts",),  # what a fact changes in the books
+    ("gate", "draft", "decision"),  # whether memory allows it; a step's own copy of it; its answer
+    ("policy", "restore", "fate", "pauses"),  # what follows; the past; what becomes of a session, what it waits for
+    ("reasons", "guards"),  # policy in words, and as words
+    ("waits",),  # for memory
+    ("facts", "readings"),  # what a fact, or a reading, changes in the books
     ("commands", "actions"),  # what a person, or a row, changes
     ("table",),  # the rows
     ("lifecycle", "diagram"),  # the engine; the picture

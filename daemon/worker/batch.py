@@ -9,7 +9,7 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,16 +24,17 @@ from daemon.worker.failures import Refused
 from daemon.worker.patience import CancelledError, Patience
 from daemon.worker.signature import Signature
 
-# The tiers that this worker can stop at, lowest first. `staged` (a device context and a graph without weights) is
-# none of them: on the CPU it would save nothing.
-TIERS: Final = ("imported", "warm")
+TIERS: Final = ("imported", "staged", "warm")  # that this worker can stop at, lowest first
 CHUNK_BYTES: Final = 1 << 20
 
 
-def run(channel: baton.Channel, assigned: DeviceAssignment) -> None:
-    """Prepare, wait for `go`, compute, commit. Raises baton.Failure for what the daemon is to be told."""
+def run(channel: baton.Channel, assigned: DeviceAssignment, target: str) -> None:
+    """Prepare, wait for `go`, compute, commit. Raises baton.Failure for what the daemon is to be told.
+
+    target: TensorFlow's name of the device for weights and computation; see device.target.
+    """
     spec = msgspec.convert(channel.assignment["spec"], SessionSpec)
-    session = BatchSession(channel, spec, assigned, resume=bool(channel.assignment.get("resume")))
+    session = BatchSession(channel, spec, assigned, target, resume=bool(channel.assignment.get("resume")))
     wanted: str | None = str(channel.assignment["tier"])
     while wanted is not None:
         session.prepare(wanted)
@@ -46,11 +47,14 @@ def run(channel: baton.Channel, assigned: DeviceAssignment) -> None:
 class BatchSession:
     """A built-in session in its worker: the model, its input and its output."""
 
-    def __init__(self, channel: baton.Channel, spec: SessionSpec, assigned: DeviceAssignment, *, resume: bool) -> None:
+    def __init__(
+        self, channel: baton.Channel, spec: SessionSpec, assigned: DeviceAssignment, target: str, *, resume: bool
+    ) -> None:
         if spec.model is None or spec.input is None or spec.output is None:
             raise baton.Failure("internal", f"session '{spec.name}' has no model, input and output")
         self._channel = channel
         self._device = assigned
+        self._target = target
         self._resume = resume
         self._spec = spec
         self._model_path = Path(spec.model)
@@ -59,19 +63,28 @@ class BatchSession:
         self._passed: list[str] = []
         self._quiesced = False
         self._patience = Patience(channel, told=self._quiesce)
-        self.total: int | None = None  # items in all, known from `warm` on
+        self.total: int | None = None  # items in all, known from `staged` on
 
     def prepare(self, tier: str) -> None:
-        """Climb up to `tier`, announcing those passed on the way. Raises baton.Failure."""
+        """Climb up to `tier`, announcing those passed on the way. Raises baton.Failure.
+
+        The way from below `staged` to `warm` has no stop between: weights go to the device as they are read, and the
+        host never holds all of them. So `staged` is passed there, but not announced.
+        """
         if tier not in TIERS:
             raise baton.Failure(
                 "internal", f"cannot prepare to tier '{tier}': this worker has {', '.join(TIERS)}; ask for one"
             )
+        steps: dict[str, Callable[[], None]] = {
+            "imported": self._read_model_files,
+            "staged": partial(self._stage, hold=tier == "staged"),
+            "warm": self._warm_up,
+        }
         for step in TIERS[: TIERS.index(tier) + 1]:
             if step not in self._passed:
-                {"imported": self._read_model_files, "warm": self._warm_up}[step]()
+                steps[step]()
                 self._passed.append(step)
-                if step != tier:
+                if step == "imported" != tier:
                     self._channel.advanced(step)
 
     def _read_model_files(self) -> None:
@@ -86,21 +99,27 @@ class BatchSession:
             reason = f"cannot read '{error.filename or self._model_path}': {error.strerror}; make it readable"
             raise Refused("model", reason) from error
 
-    def _warm_up(self) -> None:
-        """Everything but computing: so that between `go` and the first item there is one call of the model."""
+    def _stage(self, *, hold: bool) -> None:
+        """All that takes no more of the device than its context. `hold`: the weights are in the host's memory then."""
         device.limit(self._device)
-        skip = self._spec.on_error == "skip"
-        model = models.load(self._model_path, self._spec.signature)
-        check_batch_size(self._spec, model.signature.fixed_batch)
-        self._caller = Caller(model, self._model_path, skip=skip)
-        source = inputs.open_input(self._input_pattern, model.signature, skip=skip)
+        device.start(self._target)
+        self._channel.device_peak = partial(device.peak_bytes, self._target)  # asking before would make the context
+        self._staged = models.stage(self._model_path, self._spec.signature, self._target, hold=hold)
+        signature = self._staged.signature
+        check_batch_size(self._spec, signature.fixed_batch)
+        source = inputs.open_input(self._input_pattern, signature, skip=self._spec.on_error == "skip")
         self.total = source.total
-        identity = identity_of(self._spec, model.signature, source.total)
+        identity = identity_of(self._spec, signature, source.total)
         manifest = folder.survey(self._directory, identity, overwrite=self._spec.overwrite, resume=self._resume)
         self._rows = outputs.Rows(self._directory, identity, manifest)
         self._committer = outputs.Committer(self._rows)
         self._reader = inputs.Reader(self._input_pattern, source, self._rows.cursor, self._spec.batch_size)
         self._batch = self._reader.next()
+
+    def _warm_up(self) -> None:
+        """Everything but computing: so that between `go` and the first item there is one call of the model."""
+        self._caller = Caller(self._staged.load(), self._model_path, skip=self._spec.on_error == "skip")
+        self._batch = self._reader.place(self._target, self._batch)
         if self._batch is not None:
             self._caller.call(self._batch)
         self._channel.done = self._channel.cursor = self._rows.cursor  # the manifest's word, not the daemon's

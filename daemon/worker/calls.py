@@ -13,7 +13,7 @@ import tensorflow as tf
 from daemon.worker import outputs
 from daemon.worker.failures import Refused, first_line, is_out_of_memory, out_of_memory
 from daemon.worker.inputs import Batch, Tensors
-from daemon.worker.models import Model
+from daemon.worker.staging import Model
 
 # A device, a runtime or a model in disorder raises these whatever the item is: no item is to be blamed for it.
 NO_ITEMS_FAULT: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Final, Literal
 
@@ -21,6 +22,15 @@ KIND_OF_KEY: Final[dict[Key, str]] = {
 NOISE: Final = re.compile(
     r"^(Graph execution error:|Detected at node|Stack trace|<stack traces|File \"|Traceback|\s*$|\d+ root error)"
 )
+# How TensorFlow, CUDA and its libraries tell it in an error of another type; the two handles cannot be made where a
+# card is full, and a copy to a device finds its "Dst tensor" without memory.
+OUT_OF_MEMORY: Final = re.compile(
+    r"OOM when allocating|RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|std::bad_alloc"
+    r"|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|CUSOLVER_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED"
+    r"|could not create cudnn handle|failed to create cublas handle|Dst tensor is not initialized"
+    r"|failed to allocate|cannot allocate memory|\bout of memory\b",
+    re.IGNORECASE,
+)
 DECORATION: Final = re.compile(r"\{\{[^}]*\}\}\s*|\s*\[Op:\w+\](\s*name:)?")
 
 
@@ -33,8 +43,17 @@ class Refused(baton.Failure):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the host or the device ran out of memory."""
-    return isinstance(error, MemoryError | tf.errors.ResourceExhaustedError)
+    """Whether the host or the device ran out of memory: by the error's type, or by what a driver or library said.
+
+    A model's own assertion is no such error, whatever its text.
+    """
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    # Keras re-raises as RuntimeError and ValueError, TensorFlow's start-up as RuntimeError
+    speaks = isinstance(error, tf.errors.OpError | RuntimeError | ValueError)
+    return speaks and not isinstance(error, tf.errors.InvalidArgumentError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def out_of_memory(doing: str, error: Exception, item: int | None = None) -> baton.Failure:

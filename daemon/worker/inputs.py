@@ -9,14 +9,14 @@ import glob
 import queue
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from daemon.worker import fingerprint, salvage, tfrecord
+from daemon.worker import device, fingerprint, salvage, tfrecord
 from daemon.worker.failures import Refused, first_line, is_out_of_memory, out_of_memory
 from daemon.worker.signature import Signature, Tensor, shape_text
 
@@ -32,10 +32,13 @@ class Input(Protocol):
     item_shapes: dict[str, tuple[int, ...]]  # of each input, without the batch
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
-        """The items from position `start` on, `size` at a time, the last batch maybe shorter.
+        """The items from position `start` on, `size` at a time, the last batch maybe shorter. On the host.
 
         May raise anything: see `Reader`.
         """
+
+    def fault(self, start: int, end: int) -> tuple[int, str] | None:
+        """The first of these items that cannot be read, and why; None where that cannot be told. May raise anything."""
 
 
 class Opens(Protocol):
@@ -114,10 +117,29 @@ class Reader:
     def __init__(self, pattern: str, source: Input, start: int, size: int) -> None:
         """size: items of one batch."""
         self.total = source.total
+        self._source = source
         self._pattern = pattern
         self._position = start
         self._size = size
         self._batches = source.batches(start, size)
+
+    def _fault(self, start: int, end: int, error: Exception) -> tuple[int, str]:
+        """The item to blame for an `error` in the items from `start` to `end`, and what is wrong; else the first."""
+        try:
+            found = self._source.fault(start, end)
+        except Exception:  # noqa: BLE001 - the file is damaged, or gone: what was met first is what is told
+            found = None
+        if found is not None:
+            return found[0], f"item {found[0]} is damaged: {found[1]}"
+        where = f"item {start}" if end - start == 1 else f"one of the items {start} to {end - 1}"
+        return start, f"{where} is damaged ({first_line(error)})"
+
+    def place(self, target: str, batch: Batch | None) -> Batch | None:
+        """From now on, batches lie on the device `target`, copied ahead by a thread; `batch`, already read, as well."""
+        if target == device.HOST or batch is None:
+            return batch
+        self._batches = _ahead(_placed(item, target) for item in self._batches)
+        return _placed(batch, target)
 
     def next(self) -> Batch | None:
         """The next batch, None after the last. Raises Refused (input) or baton.Failure (memory)."""
@@ -130,12 +152,21 @@ class Reader:
         except Exception as error:  # whatever a file's damage makes NumPy or TensorFlow raise
             if is_out_of_memory(error):
                 raise out_of_memory(f"read '{self._pattern}'", error, item=start) from error
-            why = f"damaged at item {start} or up to {end - start - 1} after it ({first_line(error)})"
+            item, why = self._fault(start, end, error)
             raise Refused(
-                "input", _cannot(self._pattern, why, 'write it again, or set on_error = "skip"'), start
+                "input", _cannot(self._pattern, why, 'write it again, or set on_error = "skip"'), item
             ) from error
         self._position = end
         return batch
+
+
+def _placed(batch: Batch, target: str) -> Batch:
+    """The batch with a copy of its tensors on the device `target`, as far as it takes their dtype."""
+    if batch.tensors is None:
+        return batch
+    with tf.device(target):
+        tensors = {name: tf.identity(tensor) for name, tensor in batch.tensors.items()}
+    return replace(batch, tensors=tensors)
 
 
 class NpyInput:
@@ -166,8 +197,12 @@ class NpyInput:
             raise Refused("input", _cannot(file, why, "convert it, or choose another model or signature"))
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
-        """Each batch is copied out of the map, and to the device, by a thread that runs ahead."""
+        """Each batch is copied out of the map by a thread that runs ahead."""
         return _ahead(self._read(start, size))
+
+    def fault(self, start: int, end: int) -> tuple[int, str] | None:  # noqa: ARG002 - rows have no checksums
+        """Never told: a row that is there can be read."""
+        return None
 
     def _read(self, start: int, size: int) -> Iterator[Batch]:
         for first in range(start, self.total, size):
@@ -202,17 +237,21 @@ def _ahead(items: Iterator[Batch]) -> Iterator[Batch]:
 
     def make() -> None:
         try:
-            for item in items:
-                made.put(item)
+            with tf.device(device.HOST):  # a thread has a scope of its own; without one, TensorFlow takes a GPU
+                for item in items:
+                    made.put(item)
             made.put(None)
         except Exception as error:  # noqa: BLE001 - handed to the reading side, which raises it
             made.put(error)
 
-    threading.Thread(target=make, name="read-ahead", daemon=True).start()
-    while (item := made.get()) is not None:
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    def take() -> Iterator[Batch]:
+        while (item := made.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    threading.Thread(target=make, name="read-ahead", daemon=True).start()  # now, not when the first is taken
+    return take()
 
 
 class TFRecordInput:
@@ -242,11 +281,16 @@ class TFRecordInput:
         while files and skipped >= files[0][1]:
             skipped -= files.pop(0)[1]
         records = tf.data.TFRecordDataset([str(file) for file, _ in files]).skip(skipped)
-        parsed = records.batch(size).map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
+        parse = tf.autograph.experimental.do_not_convert(self._parse)  # else each leaves a file in the temporary folder
+        parsed = records.batch(size).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
         for tensors in parsed.prefetch(BATCHES_AHEAD):
             end = min(start + size, self.total)
             yield Batch(start, end, tensors)
             start = end
+
+    def fault(self, start: int, end: int) -> tuple[int, str] | None:
+        """Read again, record by record: TensorFlow tells of a batch, or of a byte."""
+        return _fault([salvage.survey(file) for file in self._files], self._features, start, end)
 
     def _parse(self, serialized: Any) -> Tensors:
         return tfrecord.parse(serialized, self._features)
@@ -268,6 +312,10 @@ class SalvagedInput:
         """Read and parsed by a thread that runs ahead."""
         return _ahead(self._read(start, size))
 
+    def fault(self, start: int, end: int) -> tuple[int, str] | None:
+        """For what is damaged since it was surveyed."""
+        return _fault(self._files, self._features, start, end)
+
     def _read(self, start: int, size: int) -> Iterator[Batch]:
         records = salvage.records(self._files, start)
         for first in range(start, self.total, size):
@@ -275,6 +323,14 @@ class SalvagedInput:
             found = dict(zip(range(first, end), records, strict=False))
             tensors, errors = salvage.parsed(found, self._features)
             yield Batch(first, end, tensors, errors)
+
+
+def _fault(
+    files: list[salvage.Framed], features: Mapping[str, tfrecord.Feature], start: int, end: int
+) -> tuple[int, str] | None:
+    found = dict(zip(range(start, end), salvage.records(files, start), strict=False))
+    _, errors = salvage.parsed(found, features)
+    return min(errors.items(), default=None)
 
 
 def _open_npy(files: list[Path], signature: Signature, *, skip: bool) -> Input:  # noqa: ARG001 - all rows can be read

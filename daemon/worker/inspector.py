@@ -1,8 +1,15 @@
 """Answers what only TensorFlow can tell of a session before it is queued. Runs no model, writes no file.
 
 Request, one line: `{"type": "inspect", "specs": [<SessionSpec>, ...]}`. Answer, one line for each, in order:
-`{"type": "inspected", "session", "error": null or {"key", "reason"}, "total", "cursor", "fingerprint",
-"need_bytes", "signature", "inputs", "outputs"}`. What was not found out because of the error is null.
+`{"type": "inspected", "session", "error": null or {"key", "reason"}, "total", "cursor", "fingerprint", "tensorflow",
+"weights_bytes", "need_bytes", "device_bytes", "signature", "inputs", "outputs"}`. What was not found out because of the
+error is null.
+
+`tensorflow` is its version. `weights_bytes` are those of the signature's weights once they are loaded: by the files'
+own account of shapes and dtypes, without what is saved twice or is an optimizer's; the files' size where they give
+none. `need_bytes` is a first guess of the host memory that the session takes with a CPU as its device, `device_bytes`
+one of the memory it takes of a GPU, without the context, which costs each process the same. A measured peak takes the
+place of either.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import tensorflow as tf
 
 import baton
 from daemon.sessionfile import SessionSpec
@@ -22,11 +30,19 @@ from daemon.worker.batch import check_batch_size, identity_of
 from daemon.worker.failures import Refused
 from daemon.worker.signature import Signature, Tensor
 
-# Of a worker with TensorFlow imported and a small model called once, 0.56 GB of resident memory were measured;
-# weights were there twice after a load of either format's worse case.
+# On the host. Of a worker with TensorFlow imported and a small model called once, 0.56 GB of resident memory were
+# measured. Weights are there twice while they are loaded: as read from the file, and as the model has them.
 BASE_BYTES: Final = 600 << 20
 WEIGHT_COPIES: Final = 2
 BATCH_COPIES: Final = 4  # two read ahead, one in use, one in conversion
+
+# On a GPU. Weights lie there once; the allocator rounds each up, and libraries keep some in a layout of their own.
+DEVICE_WEIGHTS_FACTOR: Final = 1.2
+# Of one batch of the inputs: some are there ahead, the rest is for what the model makes of them layer by layer, two of
+# which are there at once, each maybe several times as large as its input.
+DEVICE_BATCH_FACTOR: Final = 16
+# Work spaces: cuBLAS takes up to 32 MiB a stream, a convolution's algorithm what it likes while it is being chosen.
+DEVICE_WORKSPACE_BYTES: Final = 256 << 20
 
 
 def answer(socket_fd: int) -> None:
@@ -47,8 +63,19 @@ def answer(socket_fd: int) -> None:
 def inspected(spec: SessionSpec) -> dict[str, Any]:
     """The answer for one session that has `model`, `input` and `output`."""
     found: dict[str, Any] = dict.fromkeys(
-        ("error", "total", "fingerprint", "need_bytes", "signature", "inputs", "outputs")
+        (
+            "error",
+            "total",
+            "fingerprint",
+            "weights_bytes",
+            "need_bytes",
+            "device_bytes",
+            "signature",
+            "inputs",
+            "outputs",
+        )
     )
+    found["tensorflow"] = tf.__version__
     try:
         _inspect(spec, found)
     except Refused as refused:
@@ -71,7 +98,12 @@ def _inspect(spec: SessionSpec, found: dict[str, Any]) -> None:
     check_batch_size(spec, signature.fixed_batch)
     source = inputs.open_input(spec.input, signature, skip=spec.on_error == "skip")
     found["total"] = source.total
-    found["need_bytes"] = _need_bytes(spec, signature, source)
+    weights_bytes, batch_bytes = models.weights_bytes(model, signature.name), _batch_bytes(spec, signature, source)
+    found["weights_bytes"] = weights_bytes
+    found["need_bytes"] = BASE_BYTES + WEIGHT_COPIES * weights_bytes + BATCH_COPIES * batch_bytes
+    found["device_bytes"] = (
+        int(DEVICE_WEIGHTS_FACTOR * weights_bytes) + DEVICE_BATCH_FACTOR * batch_bytes + DEVICE_WORKSPACE_BYTES
+    )
     identity = identity_of(spec, signature, source.total)
     directory = Path(spec.output)
     manifest = folder.survey(directory, identity, overwrite=spec.overwrite, resume=False)
@@ -82,15 +114,10 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     return {name: {"dtype": tensor.dtype, "shape": tensor.shape} for name, tensor in tensors.items()}
 
 
-def _need_bytes(spec: SessionSpec, signature: Signature, source: inputs.Input) -> int:
-    """A first guess of host memory: base + 2 x model files + 4 x one batch of the inputs.
-
-    What runs inside the model is unknown here: the first run's measured peak takes this guess's place.
-    """
-    assert spec.model is not None
+def _batch_bytes(spec: SessionSpec, signature: Signature, source: inputs.Input) -> int:
+    """Bytes of one batch of all inputs."""
     item_bytes = sum(
         math.prod(shape) * inputs.value_bytes(signature.inputs[name].dtype)
         for name, shape in source.item_shapes.items()
     )
-    files_bytes = fingerprint.size_bytes(Path(spec.model))
-    return BASE_BYTES + WEIGHT_COPIES * files_bytes + BATCH_COPIES * spec.batch_size * item_bytes
+    return spec.batch_size * item_bytes

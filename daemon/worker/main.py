@@ -19,8 +19,11 @@ from daemon.sessionfile import DeviceAssignment
 from daemon.worker import device
 
 
-def serve(socket_fd: int) -> NoReturn:
-    """Run one session as docs/worker-protocol.md says, and end the process: 0, or 1 after `failed`."""
+def serve(socket_fd: int, target: str | None = None) -> NoReturn:
+    """Run one session as docs/worker-protocol.md says, and end the process: 0, or 1 after `failed`.
+
+    target: TensorFlow's name of the device for weights and computation; None: that of the assigned one.
+    """
     channel = baton.Channel(socket_fd)
     status = 0
     try:
@@ -28,7 +31,7 @@ def serve(socket_fd: int) -> NoReturn:
         device.claim(assigned)
         from daemon.worker import batch  # seconds of import where no fork server did it: `hello` went first
 
-        batch.run(channel, assigned)
+        batch.run(channel, assigned, target or device.target(assigned))
     except baton.Failure as failure:
         channel.failed(failure.kind, failure.reason, failure.item)
         _print_traceback()

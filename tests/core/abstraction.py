@@ -22,7 +22,7 @@ ITEMS = 2
 IMPORTED_BYTES, WARM_BYTES, HEADROOM = 1, 10, 4
 
 PLENTY = Reading(BASE, 1000, 1000)
-TIGHT = Reading(BASE, 20, 20)  # one session warm, a second beside it imported only
+TIGHT = Reading(BASE, 40, 20)  # one warm; a second imported only, until the first is seen to have its own
 SHORT = Reading(BASE, 1000, 1)  # nothing fits, and an active session that grows needs the room
 URGENT = Pace(BASE, 1, per_item_s=2.0, weight=1.0)  # less is left than an unknown model's hurried preparation
 NEAR = Pace(BASE, 1, per_item_s=10.0, weight=1.0)
@@ -187,7 +187,7 @@ def _plain_worker(worker: Worker, generation: int, session: Session, role: str) 
         done=worker.done if phase is Phase.COMMITTING and not settled else 0,
         total=None if settled or worker.total is None or (gone and phase is Phase.LOADING) else ITEMS,
         remaining=worker.remaining if counted else None,
-        rss_bytes=worker.rss_bytes if role == "active" or phase is Phase.READY else 0,
+        held_bytes=worker.held_bytes if role == "active" or phase is Phase.READY else 0,
         pace=None if worker.pace is None or phase is not Phase.COMPUTING or worker.session.prepares else NEAR,
         began_at=BASE if worker.began_at is not None and phase in {Phase.COMPUTING, Phase.DRAINING} else None,
     )

@@ -95,6 +95,7 @@ def _session(scope: Scope, kind: Kind, name: str, place: int) -> Session:
         lead=LEAD,
         resumable=kind is not Kind.ONE_SHOT,
         prepares=kind is not Kind.PROGRAM,
+        stepwise=kind is not Kind.PROGRAM,
     )
 
 
@@ -207,7 +208,7 @@ def _said(lane: Lane, worker: Worker, scope: Scope) -> Iterator[tuple[Part, str,
     """What a worker may say in its phase, in the protocol's order; its faults; its death."""
     g, phase = worker.generation, worker.phase
     total = None if worker.session.profile == Kind.ENDLESS.name else ITEMS
-    ready = ev.Ready(NOW, g, worker.aim, 1.0, total, WARM_BYTES if worker.aim is Tier.WARM else IMPORTED_BYTES)
+    ready = ev.Ready(NOW, g, worker.aim, 1.0, total)
     quiesced = ev.Quiesced(NOW, g, NOW, ITEMS, 0)
     early = ev.Quiesced(NOW, g, NOW, ITEMS - 1, None if total is None else 1)
     match phase:
@@ -216,7 +217,7 @@ def _said(lane: Lane, worker: Worker, scope: Scope) -> Iterator[tuple[Part, str,
         case Phase.GOING:
             yield Part.WORK, "started", ev.Promoted(NOW, g, NOW)
         case Phase.COMPUTING:
-            yield Part.WORK, "progress", ev.Progress(NOW, g, 1, 0, total)
+            yield Part.WORK, "progress", ev.Progress(NOW, g, 1, 0, total, WARM_BYTES)
             yield Part.WORK, "last batch", ev.LastBatch(NOW, g)
             yield Part.WORK, "quiesced", quiesced
             yield Part.FAULT, "quiesced early", early

@@ -105,7 +105,13 @@ class Play:
         index = int(options["index"]) if "index" in options else None
         full = Reading(0.0, size(memory), size(memory))
         readings = (full,) * self.world.limits.readings if memory != "0" else ()
-        lane = Lane(name, options.get("device", "cpu"), index, None, tiers, size(options.get("imported", "0")))
+        lane = Lane(
+            name,
+            options.get("device", "cpu"),
+            index,
+            tiers=tiers,
+            imported_bytes=size(options.get("imported", "0")),
+        )
         self.world = replace(self.world, lanes={**self.world.lanes, name: replace(lane, readings=readings)})
 
     def _limit(self, name: str, value: str) -> None:
@@ -138,7 +144,16 @@ class Play:
         if verb == "memory":
             lane = self.world.lanes[plain[0]]
             total = size(options["of"]) if "of" in options else lane.readings[-1].total
-            return [ev.Memory(self.at, lane.name, total, size(free)) for free in plain[1:]]
+            held = tuple((self.names[who], size(what)) for who, what in _pairs(options.get("held", "")))
+            foreign = tuple(
+                ev.Holder(int(pid), "python3", None if what == "?" else size(what))
+                for pid, what in _pairs(options.get("foreign", ""))
+            )
+            return [ev.Memory(self.at, lane.name, total, size(free), held, foreign) for free in plain[1:]]
+        if verb == "host":
+            return [ev.HostMemory(self.at, size(options["of"]), size(free)) for free in plain]
+        if verb == "unread":
+            return [ev.Unread(self.at, plain[0], " ".join(plain[1:]))]
         if verb == "queue":
             return [ev.Queued(self.at, self._session(plain[0], set(plain[1:]), options))]
         if verb in COMMANDS:
@@ -155,7 +170,10 @@ class Play:
             priority=int(options.get("priority", 0)),
             device=options.get("device", "any"),
             profile=options.get("profile", name),
-            guess_bytes=size(options.get("need", "1G")),
+            guess_bytes=size(options.get("host", options.get("need", "1G"))),
+            guess_device_bytes=size(options.get("need", "1G")),
+            least_bytes=size(options.get("least", "0")),
+            stated_bytes=size(options["states"]) if "states" in options else None,
             total=int(options["total"]) if "total" in options else None,
             cursor=int(options.get("cursor", 0)),
             max_attempts=int(options.get("attempts", 3)),
@@ -163,6 +181,7 @@ class Play:
             waits_for=frozenset(options["after"].split(",")) if "after" in options else frozenset(),
             resumable="no-resume" not in flags,
             prepares="no-prepare" not in flags,
+            stepwise=not flags & {"no-prepare", "program"},
         )
 
     def _worker(self, name: str) -> tuple[Worker | None, int]:
@@ -254,6 +273,11 @@ def _options(words: tuple[str, ...] | list[str]) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """`a:5G,b:3G`, as pairs."""
+    return [(first, second) for first, _, second in (each.partition(":") for each in text.split(",") if each)]
+
+
 def _whole(options: dict[str, str], name: str, otherwise: int | None) -> int | None:
     return int(options[name]) if name in options else otherwise
 
@@ -268,7 +292,15 @@ def _quiesced(at: float, generation: int, worker: Worker | None, _: list[str], s
 def _ready(at: float, generation: int, worker: Worker | None, words: list[str], said: dict[str, str]) -> ev.Event:
     tier = Tier[words[0].upper()] if words else worker.aim if worker else Tier.WARM
     seconds = float(said.get("seconds", 0 if worker is None else at - worker.since))
-    return ev.Ready(at, generation, tier, seconds, _whole(said, "total", None), size(said.get("peak", "0")))
+    return ev.Ready(
+        at,
+        generation,
+        tier,
+        seconds,
+        _whole(said, "total", None),
+        size(said.get("peak", "0")),
+        size(said.get("tensors", "0")),
+    )
 
 
 def _progress(at: float, generation: int, worker: Worker | None, words: list[str], said: dict[str, str]) -> ev.Event:
@@ -279,7 +311,13 @@ def _progress(at: float, generation: int, worker: Worker | None, words: list[str
 
 def _committed(at: float, generation: int, worker: Worker | None, words: list[str], said: dict[str, str]) -> ev.Event:
     cursor = int(words[0]) if words else 0 if worker is None else worker.done
-    return ev.Committed(at, generation, cursor, size(said.get("peak", "0")))
+    return ev.Committed(
+        at,
+        generation,
+        cursor,
+        size(said.get("peak", "0")),
+        device_peak_bytes=size(said.get("tensors", "0")),
+    )
 
 
 Fact = Callable[[float, int, Worker | None, list[str], dict[str, str]], ev.Event]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from states import events as ev
-from states import policy
+from states import gate, policy, reasons
 from states.decision import Decision
 from states.lifecycle import step
 from states.notes import SessionCancelled, SessionFailed, SessionFinished
@@ -120,7 +120,7 @@ def check(decision: Decision) -> None:
     for lane in after.lanes.values():
         if lane.state not in {State.IDLE, State.STOPPED}:
             limited = any(w.deadline is not None or w.stall_at is not None for w in lane.workers())
-            assert limited or policy.reason(after, lane, decision.event.at), (
+            assert limited or reasons.reason(after, lane, decision.event.at), (
                 f"{lane.state.value} waits for nothing that it could name"
             )
     if isinstance(decision.event, ev.Tick) and not decision.matters:
@@ -145,7 +145,7 @@ def _missed(world: World, lane: Lane, at: float) -> str | None:
     if lane.state not in {State.IDLE, State.NEARING_END, State.DRAINING} or world.stopping:
         return None  # Running has no need of it yet, and one that swaps has its next already
     session = policy.next_session(world, lane, at)
-    if session is None or policy.fitting_tier(world, lane, session) is None:
+    if session is None or gate.fitting_tier(world, lane, session) is None:
         return None
     return f"{session.name} may be started"
 

@@ -10,7 +10,7 @@ from typing import Any
 from states.decision import Decision
 from states.effects import Force
 from states.notes import CommandRefused, LaneMoved, ProfileLearned, SessionQueued
-from states.policy import reason
+from states.reasons import reason
 from states.snapshot import Fate, Lane, Worker, World
 from states.work import Session
 

@@ -114,7 +114,7 @@ NEEDS = [
 
 @pytest.mark.parametrize(("why", "session", "profile", "tier", "size"), NEEDS, ids=[row[0] for row in NEEDS])
 def test_need(why: str, session: Session, profile: Profile | None, tier: Tier, size: int) -> None:
-    assert need_bytes(session, profile, tier, imported_bytes=7) == size
+    assert need_bytes(session, profile, tier, imported_bytes=7, guess_bytes=session.guess_bytes) == size
 
 
 # The pace

@@ -137,6 +137,10 @@ def _raw(world: World) -> Iterator[ev.Event]:
     yield ev.Queued(NOW, Session("new", 99.0, guess_bytes=10))
     for reading in (PLENTY, SHORT):
         yield ev.Memory(NOW, name, reading.total, reading.free)
+        yield ev.HostMemory(NOW, reading.total, reading.free)
+        held = tuple((worker.generation, 5) for worker in lane.workers())
+        yield ev.Memory(NOW, name, reading.total, reading.free, held, (ev.Holder(4000, "python3", None),))
+    yield ev.Unread(NOW, name, "NVML says Unknown Error")
     yield from (ev.Pause(NOW, name), ev.Resume(NOW, name), ev.DrainLane(NOW, name))
     yield from (ev.Swap(NOW, name), ev.Swap(NOW, name, force=True))
     yield from (ev.DeviceLost(NOW, name, "gone"), ev.DeviceBack(NOW, name))

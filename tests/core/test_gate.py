@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from states import policy
+from states import gate, policy
 from states.effects import Force
 from states.snapshot import Phase, Reading, Trouble, Worker
 from states.work import Session, Tier
@@ -24,7 +24,7 @@ from tests.core.worlds import (
     world,
 )
 
-HELD = worker(reserved=4 * GIB, rss_bytes=4 * GIB)
+HELD = worker(reserved=4 * GIB, held_bytes=4 * GIB)
 SPARES: list[tuple[str, dict[str, Any], float | None]] = [
     ("no reading yet", {"readings": ()}, None),
     ("one reading is no reading", {"readings": readings(16)}, None),
@@ -38,12 +38,12 @@ SPARES: list[tuple[str, dict[str, Any], float | None]] = [
     ("what others hold is not free, whatever is reserved", {"readings": readings(3, 3), "active": HELD}, 3),
     (
         "the active session may grow into what it was given",
-        {"readings": readings(14, 14), "active": replace(HELD, rss_bytes=GIB)},
-        9,
+        {"readings": readings(14, 14), "active": replace(HELD, held_bytes=GIB)},
+        11,
     ),
     (
         "one that holds more than it was given does not shrink",
-        {"readings": readings(11, 11), "active": replace(HELD, rss_bytes=5 * GIB)},
+        {"readings": readings(11, 11), "active": replace(HELD, held_bytes=5 * GIB)},
         11,
     ),
     ("one that retires holds its memory until it is gone", {"readings": readings(16, 16), "retiring": (HELD,)}, 12),
@@ -52,18 +52,18 @@ SPARES: list[tuple[str, dict[str, Any], float | None]] = [
         "all of them together; less than nothing is less than nothing",
         {
             "readings": readings(1, 1, total=10),
-            "active": replace(HELD, rss_bytes=GIB),
+            "active": replace(HELD, held_bytes=GIB),
             "standby": waiting(reserved=4 * GIB),
             "retiring": (HELD,),
         },
-        -5,
+        -2,
     ),
 ]
 
 
 @pytest.mark.parametrize(("why", "fields", "spare"), SPARES, ids=[row[0] for row in SPARES])
 def test_spare(why: str, fields: dict[str, Any], spare: float | None) -> None:
-    assert policy.spare(lane(**fields), LIMITS) == (None if spare is None else spare * GIB)
+    assert gate.spare(lane(**fields), LIMITS) == (None if spare is None else spare * GIB)
 
 
 FITS: list[tuple[str, tuple[Reading, ...], int, bool]] = [
@@ -77,7 +77,8 @@ FITS: list[tuple[str, tuple[Reading, ...], int, bool]] = [
 @pytest.mark.parametrize(("why", "seen", "held", "fits"), FITS, ids=[row[0] for row in FITS])
 def test_fits(why: str, seen: tuple[Reading, ...], held: int, fits: bool) -> None:
     here = lane(readings=seen)
-    assert policy.fits(world(here), here, session(), Tier.WARM, held) is fits
+    standby = worker(reserved=held) if held else None
+    assert gate.fits(world(here), here, session(), Tier.WARM, standby) is fits
 
 
 TIERS: list[tuple[str, float, Session, Tier | None]] = [
@@ -92,7 +93,7 @@ TIERS: list[tuple[str, float, Session, Tier | None]] = [
 @pytest.mark.parametrize(("why", "free", "wanted", "tier"), TIERS, ids=[row[0] for row in TIERS])
 def test_fitting_tier(why: str, free: float, wanted: Session, tier: Tier | None) -> None:
     here = lane(readings=readings(free, free))
-    assert policy.fitting_tier(world(here), here, wanted) is tier
+    assert gate.fitting_tier(world(here), here, wanted) is tier
 
 
 CLIMBS: list[tuple[str, Worker | None, float, Tier | None]] = [
@@ -135,4 +136,4 @@ GROWS: list[tuple[str, tuple[Reading, ...], dict[str, Any], bool]] = [
 @pytest.mark.parametrize(("why", "seen", "fields", "grows"), GROWS, ids=[row[0] for row in GROWS])
 def test_grows_into_standby(why: str, seen: tuple[Reading, ...], fields: dict[str, Any], grows: bool) -> None:
     here = lane(**({"active": worker(), "standby": waiting()} | fields | {"readings": seen}))
-    assert policy.grows_into_standby(here, LIMITS) is grows
+    assert gate.grows_into_standby(world(here), here) is grows

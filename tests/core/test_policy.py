@@ -58,10 +58,19 @@ def test_head(why: str, queue: tuple[Session, ...], here: Lane, name: str | None
 
 
 def test_what_another_lane_reserved_is_not_next_here() -> None:
-    """Only for the others: on its own lane it is."""
-    here, other = lane("one"), lane("two", reserved="a")
-    both = world(here, other, queue=(session("a"), session("b")))
-    assert [found.name for each in (here, other) if (found := policy.head(both, each, 0.0))] == ["b", "a"]
+    """Only for those that compute, or still commit: on its own lane it is, and on one that is free now."""
+    busy, other, free = lane("one", active=worker()), lane("two", reserved="a"), lane("three")
+    done = lane("four", retiring=(worker(phase=Phase.COMMITTING),))
+    all_ = world(busy, other, free, done, queue=(session("a"), session("b")))
+    found = [policy.head(all_, each, 0.0) for each in (busy, other, free, done)]
+    assert [each.name if each else None for each in found] == ["b", "a", "a", "b"]
+
+
+def test_what_a_swap_is_asked_for_is_nobody_elses() -> None:
+    free, swaps = lane("one"), lane("two", active=worker(), reserved="a", swap_asked=True)
+    found = policy.head(world(free, swaps, queue=(session("a"), session("b"))), free, 0.0)
+    assert found is not None
+    assert found.name == "b"
 
 
 NEXT = [

@@ -93,6 +93,7 @@ class Daemon(RuleBasedStateMachine):
             waits_for=waits_for,
             resumable=sort != "one-shot",
             prepares=sort != "program",
+            stepwise=sort != "program",
         )
         self.totals[name] = (total, known)
         if self.tell(ev.Queued(self.at, session)).refused is None:
@@ -257,12 +258,17 @@ class Daemon(RuleBasedStateMachine):
         if isinstance(note, StandbyAdvanced):
             assert was.standby is not None
             held = was.standby.reserved
-        others = sum(each.reserved for each in lane.workers() if each is not worker) + held
-        grows = max(0, lane.active.reserved - lane.active.rss_bytes) if lane.active else 0
+        others = sum(max(each.reserved, each.held_bytes) for each in lane.workers() if each is not worker) + held
+        if was.has_own_memory and note.tier == "imported":
+            assert note.need_bytes == 0  # nothing of the device is taken
+            return
+        grows = max(0, lane.active.reserved - lane.active.held_bytes) if lane.active else 0
+        if was.has_own_memory and lane.active and not lane.active.reserved:
+            grows = lane.readings[-1].total  # of one whose need is not known
         recent = lane.readings[-LIMITS.readings :]
         assert len(recent) == LIMITS.readings
         for reading in recent:
-            room = min(reading.free, reading.total - others) - grows
+            room = min(reading.free - grows, reading.total - others)
             assert room >= note.need_bytes - held + LIMITS.headroom_bytes, (note, reading)
 
     def _lane(self, name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from states import policy
+from states import reasons
 from states.events import Move, Queued, Swap
 from states.lifecycle import step
 from states.snapshot import State, World
@@ -58,7 +58,7 @@ SWAPS: list[tuple[str, dict[str, Any], dict[str, Any], str | None]] = [
 def test_swap_refusal(why: str, fields: dict[str, Any], asked: dict[str, Any], refusal: str | None) -> None:
     here = lane(**(IN_HAND | fields))
     queue = (*NEXT_UP, session("taken", 3.0), session("dependent", 4.0, waits_for=frozenset({"y", "x"})))
-    said = policy.swap_refusal(
+    said = reasons.swap_refusal(
         world(here, lane("other", reserved="taken"), queue=queue), here, Swap(10.0, "cpu", **asked)
     )
     assert (said is None) == (refusal is None), said
@@ -68,7 +68,7 @@ def test_swap_refusal(why: str, fields: dict[str, Any], asked: dict[str, Any], r
 def test_a_swap_to_nothing_is_refused() -> None:
     """To the next, and nothing is due."""
     here = lane(**IN_HAND)
-    said = policy.swap_refusal(world(here, queue=(session("later", not_before=30.0),)), here, Swap(10.0, "cpu"))
+    said = reasons.swap_refusal(world(here, queue=(session("later", not_before=30.0),)), here, Swap(10.0, "cpu"))
     assert said == "cannot swap lane cpu: no queued session is due that may run on it"
 
 

@@ -14,7 +14,7 @@ LIMITS = Limits(headroom_bytes=GIB, readings=2)
 
 
 def session(name: str = "s", order: float = 0.0, **fields: Any) -> Session:
-    return Session(name, order, guess_bytes=2 * GIB, **fields)
+    return Session(name, order, **({"guess_bytes": 2 * GIB} | fields))
 
 
 def worker(**fields: Any) -> Worker:
@@ -57,4 +57,4 @@ def readings(*free_gib: float, total: float = 16.0) -> tuple[Reading, ...]:
 
 
 IMPORTED = waiting(Tier.IMPORTED, reserved=400 * MIB)
-PROGRAM = session("p", prepares=False)
+PROGRAM = session("p", prepares=False, stepwise=False)

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.logs.conforming import assert_conforming
+
 TIMEOUT_S = 90.0  # for a fact to come true on a busy machine; nothing is concluded from how long it took
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "fake_worker.py"
@@ -40,6 +42,7 @@ class Batond:
         self.errors = ""
         self._changed = threading.Condition()
         self._ended = False
+        self._held = 0  # events that were held against the schema
 
     def start(self) -> Batond:
         """Start it, and wait until its socket answers."""
@@ -82,6 +85,8 @@ class Batond:
         if value is not None:
             value.add_note("the daemon's log:\n" + "\n".join(json.dumps(event)[:400] for event in self.events[-60:]))
             value.add_note("its standard error: " + (self.folder / "stderr").read_text()[-2000:])
+        else:
+            self._conform()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -152,6 +157,7 @@ class Batond:
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(TIMEOUT_S)
         self._reader.join(TIMEOUT_S)
+        self._conform()
         return status
 
     def kill(self) -> None:
@@ -159,6 +165,11 @@ class Batond:
         self.process.kill()
         self.process.wait()
         self._reader.join(TIMEOUT_S)
+
+    def _conform(self) -> None:
+        """Hold what it logged against the published schema: every line of every daemon that a test starts."""
+        held, self._held = self._held, len(self.events)
+        assert_conforming(self.events[held:])
 
     def rows(self, name: str) -> list[int]:
         """The items that the stand-in session left, in the order of its file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -328,12 +329,47 @@ def test_a_program_that_ended_while_no_daemon_was_there_is_not_run_again(batond:
     assert batond.told("session.finished", session="once")
 
 
-def test_a_closed_terminal_drains_as_sigterm_does(batond: Batond) -> None:
-    batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=300))
+class OnTerminal(Batond):
+    """With the terminal in $TERMINAL as its controlling one."""
+
+    module = "tests.e2e.on_terminal"
+
+
+def test_a_closed_terminal_drains_as_sigterm_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("TERMINAL", os.ttyname(theirs))
+    with OnTerminal(tmp_path, "--launcher", "exec") as batond:
+        os.close(theirs)
+        batond.submit(stand_in("a", batond.folder, "--item-ms", "20", items=300))
+        batond.event("session.started", session="a")
+        os.close(ours)
+        assert batond.process.wait(60) == 0
+        assert batond.event("daemon.stopping", reason="SIGHUP")
+
+
+def test_without_a_terminal_a_hangup_reads_the_configuration_again(batond: Batond) -> None:
+    """As a service's reload; one that is wrong is refused, and the session that runs notices neither."""
+    batond.submit(stand_in("a", batond.folder, "--item-ms", "5", items=1000))
     batond.event("session.started", session="a")
+    config = batond.folder / "batond.toml"
+    text = config.read_text()
+    config.write_text(text + "readings = 5\n")
     batond.process.send_signal(signal.SIGHUP)
-    assert batond.process.wait(60) == 0
-    assert batond.event("daemon.stopping", reason="SIGHUP")
+    assert batond.event("config.reloaded")["changed"] == ["limits.readings"]
+    config.write_text(text + "readings = 5000\n")
+    batond.process.send_signal(signal.SIGHUP)
+    (reason,) = batond.event("config.refused")["reasons"]
+    assert "limits.readings: must be 1 to 100, not 5000" in reason
+    assert batond.ctl("reload", status=1).count("limits.readings") == 1
+    config.write_text(text.replace('log_dir = "', 'log_dir = "/elsewhere'))
+    said = batond.ctl("reload", status=1)
+    assert "log_dir, limits.readings: cannot change" not in said
+    assert "log_dir: cannot change while batond runs; restart it for it, or put the old value back" in said
+    config.write_text(text)
+    assert batond.ctl("reload") == {"changed": ["limits.readings"], "config": str(config)}
+    batond.ended("a")
+    assert batond.rows("a") == list(range(1000))
+    assert len(batond.told("session.started", session="a")) == 1
 
 
 def test_a_submission_is_queued_whole_or_not_at_all(batond: Batond) -> None:

@@ -58,7 +58,8 @@ class House:
         self.turned_away = 0
         self.gone = False
         self.worker_socket = folder / "w.sock"
-        self._log = Log(os.open(os.devnull, os.O_WRONLY), style="json")
+        self._log_fd = os.open(os.devnull, os.O_WRONLY)
+        self._log = Log(self._log_fd, style="json")
         self._store = Store.open(folder / "state")
         self._exits = folder / "exits"
         self._exits.mkdir(exist_ok=True)
@@ -94,7 +95,7 @@ class House:
         self.crew.close()
         self._store.close()
         self._log.close()
-        os.close(self._log._writer._fd)
+        os.close(self._log_fd)
 
     async def queue(self, *names: str, prepares: bool, attempts: int = 2) -> None:
         """Queue sessions, as one decision."""

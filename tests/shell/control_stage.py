@@ -19,10 +19,11 @@ import msgspec
 from daemon import views, wire
 from daemon.control import Bounds, ControlServer, Handler, Peer, Stream
 from daemon.departure import Departure
-from daemon.devices import Device
+from daemon.devices import Listing, Process
 from daemon.feed import Feed
 from daemon.handlers import Handlers
 from daemon.loop import Loop
+from daemon.reload import Reloaded
 from daemon.results import EventsResult, VersionResult
 from daemon.sessionfile import SessionSpec
 from daemon.store import Store
@@ -125,6 +126,9 @@ class Crew:
     def _exit(self, number: int, status: int) -> None:
         if self._sessions.pop(number, None) is not None:
             self._post(Exited(now(), number, status))
+            assert self.loop is not None
+            for name in [*self.loop.world.lanes] * 2:  # what it held is back
+                self._post(Memory(now(), name, 64 * GIB, 64 * GIB))
 
 
 class Labels:
@@ -132,8 +136,14 @@ class Labels:
 
     why_no_gpu = None
 
-    def device(self, lane: str) -> Device:
-        return Device(Lane(lane), f"the {lane} of a stage")
+    def __init__(self, lanes: Sequence[str]) -> None:
+        self._lanes = lanes
+
+    async def listing(self) -> tuple[Listing, ...]:
+        return tuple(Listing(lane, "cpu", f"the {lane} of a stage") for lane in self._lanes)
+
+    def owner(self, _process: Process) -> int | None:
+        return None
 
 
 class Stage:
@@ -200,11 +210,12 @@ class Stage:
             store=store,
             feed=feed,
             crew=self.crew,
-            devices=Labels(),
+            devices=Labels(self._lanes),
             inspect=self._inspect,
             specs=specs,
             daemon=views.Daemon("0.1.0", 4711, now()),
             leave=self._leave,
+            reload=lambda: Reloaded(("log.level",), "/etc/batond/batond.toml"),
         )
         async with ControlServer(
             self.path, handlers.table, self._gid, mode=0o666, bounds=self._bounds, tell=self.told.append
@@ -223,7 +234,14 @@ class Stage:
         return [
             {"error": {"key": "signature", "reason": "the model has no signature 'predict'"}}
             if spec.signature == "predict"
-            else {"error": None, "total": 1000, "cursor": 0, "fingerprint": "f00d", "need_bytes": GIB}
+            else {
+                "error": None,
+                "total": 1000,
+                "cursor": 0,
+                "fingerprint": "f00d",
+                "need_bytes": GIB,
+                "tensorflow": "2",
+            }
             for spec in specs
         ]
 

@@ -198,7 +198,7 @@ def test_one_wrong_value_is_one_clear_line(tmp_path: Path, text: str, told: str)
 def test_a_wrong_command_line_says_so(tmp_path: Path) -> None:
     assert problems(tmp_path, "", {"log.fromat": "json", "log.format": "xml"}) == [
         "command line: log.fromat: no such key; did you mean 'log.format'?",
-        "command line: log.format: must be one of 'auto', 'json', 'pretty', not 'xml'",
+        "command line: log.format: must be one of 'auto', 'json', 'journal', 'pretty', not 'xml'",
     ]
 
 

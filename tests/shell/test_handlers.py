@@ -99,7 +99,7 @@ def test_models_are_inspected_and_what_the_inspector_says_counts(
     assert stage.inspected == ["a", "b", "a"]  # b waits for a: what it reads need not be there yet
     world = stage.loop.world
     session = next(worker.session for lane in world.lanes.values() for worker in lane.workers())
-    assert session.profile == "f00d/32"
+    assert session.profile == "f00d/32/tensorflow-2"
     assert (session.total, session.guess_bytes, session.max_attempts) == (1000, 1 << 30, 5)
     assert session.lead.fraction == 0.9
     assert session.resumable

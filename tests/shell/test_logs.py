@@ -157,6 +157,7 @@ def test_lines_as_they_are_written_down_in_the_design() -> None:
         "prepared_s": [0.3],
         "alone_s": [],
         "peak_bytes": 5,
+        "host_peak_bytes": 0,
     }
 
 
@@ -260,9 +261,9 @@ def test_a_full_disk_costs_lines_until_there_is_room(tmp_path: Path) -> None:
     """In a process of its own, whose files may not grow beyond a limit that is lifted later."""
     code = """
         import os, resource, signal, sys, time
-        from daemon import logs
+        from daemon import backlog, logs
         from daemon.stories import DaemonStopped
-        logs.RETRY_S = 0.05
+        backlog.RETRY_S = 0.05
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
         fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -310,7 +311,7 @@ def test_a_terminal_gets_colours_and_no_empty_fields(
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     log = Log(terminal[1])
-    assert log.pretty
+    assert log.style == "pretty"
     log.emit(MOVED, 7, AT)
     log.emit(RecordFailed("no space left on device"), None, AT)
     text = shown(terminal, log)

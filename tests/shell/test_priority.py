@@ -75,6 +75,36 @@ async def test_every_thread_is_lowered_and_raised(tmp_path: Path) -> None:
     await child.wait()
 
 
+def cgroups(folder: Path, *files: str) -> Path:
+    """A stand-in for /sys/fs/cgroup with these files."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("memberships", "files", "whole", "shares"),
+    [
+        ("0::/", ["cgroup.procs"], True, False),  # the host's own root
+        ("0::/system.slice/batond.service", ["system.slice/batond.service/cpu.weight"], True, True),
+        ("0::/system.slice/batond.service", ["system.slice/cpu.weight"], True, True),  # its slice's share is its own
+        ("0::/system.slice/batond.service", ["system.slice/batond.service/cgroup.procs"], True, False),
+        ("0::/", ["cpu.weight"], False, True),  # a container's root is none
+        ("3:cpuset:/x\n1:cpu:/", ["cpu/release_agent"], True, False),
+        ("3:cpuset:/x\n1:cpu:/", [], True, False),  # nothing is mounted, and nothing needs to be
+        ("4:cpu,cpuacct:/system.slice\n0::/", ["cpu,cpuacct/release_agent"], True, True),
+        ("1:cpu:/\n0::/", ["cpu/release_agent"], False, False),
+        ("1:cpu:/\n0::/", ["cpu/tasks"], False, True),
+        ("7:cpuset:/a\n0::/", [], True, False),
+    ],
+)
+def test_an_autogroup_counts_outside_of_cgroups_only(
+    tmp_path: Path, memberships: str, files: list[str], whole: bool, shares: bool
+) -> None:
+    assert priority.shares_cpu(memberships, cgroups(tmp_path, *files), whole=whole) is shares
+
+
 def test_the_probe_leaves_this_process_as_it_was() -> None:
     before = (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
     priority.probe()

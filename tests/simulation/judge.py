@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from states import notes as told
 from states.decision import Decision
 from states.effects import AdvanceStandby, StartStandby
 from states.events import Cancel
-from states.snapshot import Lane, World, invariants
-from states.work import Tier
+from states.snapshot import World, invariants
 from tests.simulation.laws import must
-from tests.simulation.memory import Device, overdrawn
 from tests.simulation.plan import EXCUSES, Job, Kind, Plan
+from tests.simulation.room import Room
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -28,6 +27,8 @@ class Judge:
         self.jobs = {job.id: job for job in plan.jobs}
         self.ends: defaultdict[str, list[str]] = defaultdict(list)  # by job
         self.excused: set[str] = set()  # jobs
+        self.tight: Counter[str] = Counter()  # jobs that needed more than their pool had
+        self.room = Room(plan, house)
         self.cancelled: set[str] = set()  # jobs
         self.submissions: list[str] = []  # jobs
         self.moved_at = 0.0
@@ -38,7 +39,9 @@ class Judge:
         self.moved_at = self.house.clock.now
 
     def excuse(self, kind: Kind, job: str) -> None:
-        """A fault struck: it may end this job."""
+        """A fault struck: it may end this job, or have it tried again alone."""
+        if kind is Kind.POOL:
+            self.tight[job] += 1
         if kind in EXCUSES:
             self.excused.add(job)
 
@@ -62,8 +65,7 @@ class Judge:
                 must(
                     not forgotten or worker.dismissed, "forgotten", f"{worker} is alive, and the core does not know it"
                 )
-        over = overdrawn(self.house.devices.values())
-        must(over is None, "memory", over or "")
+        self.room.check_waits(decision)
 
     def take(self, decision: Decision) -> None:
         """A decision that is recorded."""
@@ -81,8 +83,12 @@ class Judge:
                 case told.SessionRetried():
                     job = self._job(note.session)
                     must(
-                        job.id in self.excused, "attempt", f"{job.name} lost an attempt, and nothing was wrong: {note}"
+                        job.id in self.excused or job.id in self.tight or self._ended_with_daemon(decision, note),
+                        "attempt",
+                        f"{job.name} lost an attempt, and nothing was wrong: {note}",
                     )
+                case told.MemoryWaited() | told.MemoryShort():
+                    self.room.take(decision, note)
                 case told.CountMismatched():
                     must(holds=False, law="count", what=f"these workers count right: {note}")
                 case told.SessionAdopted():
@@ -92,8 +98,18 @@ class Judge:
                 case _:
                     pass
         for effect in decision.effects:
+            if isinstance(effect, StartStandby):
+                job = self._job(effect.session.name)
+                must(
+                    job.id not in self.cancelled, "cancel", f"{job.name} is started, and its cancellation was accepted"
+                )
             if isinstance(effect, StartStandby | AdvanceStandby):
-                self._gate(decision.after.lanes[effect.lane], effect)
+                self.room.check_grant(decision, effect)
+
+    @staticmethod
+    def _ended_with_daemon(decision: Decision, note: told.SessionRetried) -> bool:
+        """It had no room to write, and a daemon that stops waits for that no longer than for all else."""
+        return decision.after.stopping and note.kind == "timeout" and "write its output" in note.reason
 
     def _job(self, name: str) -> Job:
         return self.house.outputs[name].job
@@ -113,41 +129,6 @@ class Judge:
         must(note.gap_s >= 0.0, "handover", f"the next one began before the last one ended: {note}")
         self.house.report.handovers += 1
 
-    # What is really so
-
-    def _gate(self, lane: Lane, effect: StartStandby | AdvanceStandby) -> None:
-        """There must be room for it, whatever all others still come to hold; strangers that came since do not count."""
-        device = self.house.devices[effect.lane]
-        if isinstance(effect, StartStandby):
-            job = self._job(effect.session.name)
-            mine = self._need(device, job, effect.tier)
-            must(
-                job.id not in self.cancelled,
-                "cancel",
-                f"{job.name} is started, and its cancellation was accepted",
-            )
-        else:
-            mine = 0
-        readings = lane.readings[-self.plan.limits.readings :]
-        if device.unreadable or not readings or device.clean >= readings[0].at:
-            return
-        others = 0
-        for worker in device.workers:
-            tier = effect.tier if worker.generation == effect.generation else worker.aim
-            doomed = worker.life != self.house.shell.life and not worker.going  # a standby without its daemon
-            others += max(worker.hold_bytes, 0 if doomed else self._need(device, worker.job, tier))
-        room = device.plan.total - device.foreign - device.leaving - others
-        must(
-            room >= mine,
-            "gate",
-            f"{effect} is let in: it takes {mine >> 20} MiB, and {room >> 20} MiB are left of {device.plan.total >> 20}"
-            f" ({device.foreign >> 20} MiB are a stranger's); readings {readings}",
-        )
-
-    @staticmethod
-    def _need(device: Device, job: Job, tier: Tier) -> int:
-        return device.plan.imported_bytes if tier is Tier.IMPORTED else job.hold_bytes
-
     def waiting(self) -> str:
         """What has not ended, for a person."""
         return f"{sorted(self.house.record.live)}; {self.house.shell.world.lanes}"
@@ -159,7 +140,8 @@ class Judge:
             must(len(ends) == 1, "ended once", f"{job.name} ({id_}) ended {len(ends)} times")
             if id_ in self.cancelled:
                 must(ends != ["failed"] or id_ in self.excused, "cancel", f"{job.name} ({id_}) is {ends[0]}")
-            if ends != ["done"] and id_ not in self.excused and id_ not in self.cancelled:
+            tried = self.tight[id_] > 0 and job.max_attempts == 1  # it would have fitted alone
+            if ends != ["done"] and not tried and id_ not in self.excused and id_ not in self.cancelled:
                 waited = any(self._not_done(name) for name in job.waits_for)
                 must(waited, "untroubled", f"{job.name} ({id_}) is {ends[0]}, and nothing was wrong with it")
 

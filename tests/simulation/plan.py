@@ -40,14 +40,28 @@ class Kind(Enum):
     LATE = "says a line late"
     DOUBLE = "says a line twice"
     NO_ROOM = "has no room to write for a time"
+    LEAK = "leaves its memory taken for a time"
+    # of its memory, as it turns out
+    POOL = "needs more than its pool has"
+    LIAR = "takes more than was stated for it"
+    CROWDED = "finds the device full"
     # in the world, at a time
     RESTART = "the daemon is killed"
     STOP = "the daemon is stopped"
     KILL = "the daemon kills all"
     DISK_FULL = "nothing can be recorded"
     FOREIGN = "a foreign process holds memory"
+    HOST = "a foreign process holds memory of the host"
     UNREADABLE = "memory cannot be read"
     DEVICE = "the device is lost"
+
+
+class Tells(Enum):
+    """What a driver tells of the processes that hold its device's memory."""
+
+    NOTHING = "nothing"
+    NAMES = "who they are"
+    BYTES = "how much each holds"
 
 
 class Point(Enum):
@@ -71,12 +85,16 @@ EXCUSES = {
     Kind.DEAF,
     Kind.EARLY,
     Kind.UNBORN,
+    Kind.CROWDED,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class LanePlan:
-    """A device. Bytes; `lag_s` is how long an ended worker's memory stays taken."""
+    """A device. Bytes; `lag_s` is how long an ended worker's memory stays taken.
+
+    Of a GPU: `context_bytes` is what a process takes before any weights, `idle_bytes` what its driver has.
+    """
 
     name: str
     device: str
@@ -85,6 +103,14 @@ class LanePlan:
     tiers: tuple[Tier, ...]
     imported_bytes: int
     lag_s: float
+    context_bytes: int = 0
+    idle_bytes: int = 0
+    tells: Tells = Tells.NOTHING
+
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether its memory is another than the host's."""
+        return self.device == "gpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +118,12 @@ class Job:
     """A session and the truth about its work.
 
     `id` is its own, `name` the session's: a job with `again` is submitted under the name of one that has ended.
-    `hold_bytes` are what its worker really takes; `checkpoint` batches become durable at once, 0: only at its end.
+    `checkpoint` batches become durable at once, 0: only at its end.
     `own_record`: its worker resumes where its output ends, else at the cursor that it is told.
+    Its memory: `hold_bytes` are what its worker really takes of its device at its most: of a GPU without the context,
+    but all of it where it is a program (not `stepwise`). On a GPU it has `early` of them when it is prepared, all of
+    them after half of its items, and `gaps` times what is in its tensors. `host_bytes`: what it takes of the host then.
+    The rest is what its session says: two guesses, and what a person stated.
     """
 
     id: str
@@ -108,6 +138,11 @@ class Job:
     hold_bytes: int
     guess_bytes: int
     profile: str
+    guess_device_bytes: int = 0
+    stated_bytes: int | None = None
+    early: float = 1.0
+    gaps: float = 1.0
+    host_bytes: int = 0
     known: bool = True
     told_total: bool = False
     priority: int = 0
@@ -115,9 +150,21 @@ class Job:
     lead: Lead = field(default_factory=Lead)
     waits_for: tuple[str, ...] = ()
     resumable: bool = True
+    prepares: bool = True
+    stepwise: bool = True
     max_attempts: int = 3
     own_record: bool = True
     again: bool = False
+
+    @property
+    def lies(self) -> bool:
+        """Whether it takes more than was stated, and nothing limits it."""
+        return not self.stepwise and self.stated_bytes is not None and self.stated_bytes < self.hold_bytes
+
+    @property
+    def admits_host(self) -> bool:
+        """Whether it takes no more of the host than is guessed. Of a program nothing is guessed."""
+        return self.stepwise and self.guess_bytes >= self.host_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +208,7 @@ class Plan:
     """One world, with all that will happen to it. From `calm_at` on it is left in peace.
 
     `quiet_s` is the seconds between two readings of a lane's memory, `waiting_s` where something waits for it.
+    `host_bytes`: what the host has, where the devices have memory of their own.
     """
 
     seed: str
@@ -174,6 +222,7 @@ class Plan:
     patience_s: float
     quiet_s: float
     waiting_s: float
+    host_bytes: int = 0
 
     @property
     def size(self) -> int:

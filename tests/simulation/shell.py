@@ -14,7 +14,7 @@ from states.policy import next_deadline, waits_for_memory
 from states.snapshot import State, World
 from tests.simulation.clock import Clock
 from tests.simulation.laws import must
-from tests.simulation.memory import Device
+from tests.simulation.memory import Device, Host
 from tests.simulation.plan import Kind, Point, Trouble
 from tests.simulation.record import Record
 
@@ -29,6 +29,7 @@ class Around(Protocol):
     clock: Clock
     record: Record
     devices: dict[str, Device]
+    host: Host | None
     disk_full: int
     quiet_s: float
     waiting_s: float
@@ -204,21 +205,31 @@ class Shell:
         return [name for name, lane in world.lanes.items() if waits_for_memory(world, lane, self.clock.now)]
 
     def _read(self, *, all_lanes: bool) -> None:
-        for name in list(self.world.lanes) if all_lanes else self._waiting():
-            device = self.around.devices[name]
-            if device.lost:
-                if self.world.lanes[name].lost is None:
-                    self.take(ev.DeviceLost(self.clock.now, name, "fell off the bus"))
-            else:
-                self.take(ev.Memory(self.clock.now, name, device.plan.total, device.free))
+        names = list(self.world.lanes) if all_lanes else self._waiting()
+        for name in names:
+            if self.alive:
+                self.take(self._reading(self.around.devices[name]))
+        host = self.around.host
+        if host is not None and names and self.alive:
+            self.take(ev.HostMemory(self.clock.now, host.total, host.free))
+
+    def _reading(self, device: Device) -> ev.Event:
+        now, name = self.clock.now, device.plan.name
+        if device.lost:
+            return ev.DeviceLost(now, name, "fell off the bus")
+        if device.unreadable:
+            return ev.Unread(now, name, "NVML says Unknown Error")
+        return ev.Memory(now, name, device.total, device.free, device.held, device.holders)
 
 
 def _supersedes(new: ev.Event, old: ev.Event) -> bool:
     match new, old:
         case (ev.Tick(), ev.Tick()):
             return True
-        case (ev.Memory(lane=lane), ev.Memory(lane=other)):
+        case (ev.Memory(lane=lane), ev.Memory(lane=other)) | (ev.Unread(lane=lane), ev.Unread(lane=other)):
             return lane == other
+        case (ev.HostMemory(), ev.HostMemory()):
+            return True
         case (ev.Progress(generation=generation), ev.Progress(generation=other)):
             return generation == other
         case _:

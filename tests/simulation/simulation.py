@@ -17,7 +17,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.judge import Judge
 from tests.simulation.laws import Broken, must
 from tests.simulation.ledger import Output
-from tests.simulation.memory import Device
+from tests.simulation.memory import Device, Host
 from tests.simulation.people import People
 from tests.simulation.plan import Job, Kind, Mishap, Plan, Point, Trouble
 from tests.simulation.record import Found, Record
@@ -62,6 +62,7 @@ class Simulation:
         self.quiet_s, self.waiting_s = plan.quiet_s, plan.waiting_s
         self.disk_full = 0
         self.devices = {lane.name: Device(lane, self.clock) for lane in plan.lanes}
+        self.host = Host(plan.host_bytes, 0, self.clock) if plan.host_bytes else None
         self.workers: dict[int, list[Worker]] = {}  # by generation; more than one where a daemon lost its count
         self.outputs: dict[str, Output] = {}  # of the live session of a name
         self.started: Counter[str] = Counter()  # workers, by job
@@ -122,6 +123,8 @@ class Simulation:
         world = restore(world, remnants, now, self.plan.patience_s + REJOIN_MARGIN_S)
         life = 1 if not self.trace else self.shell.life + 1
         self.judge.check_world(world)
+        for device in self.devices.values():
+            device.told_unread = False
         self.trace.append(f"daemon {life} begins at {now}, and finds {remnants}")
         return Shell(self, world, life)
 
@@ -178,7 +181,12 @@ class Simulation:
         """A decision, not yet recorded."""
         self.report.steps += 1
         self.trace.append(decision)
+        self._look_at_readings(decision.event)
         self.judge.check_decision(decision)
+
+    def _look_at_readings(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Unread | ev.Memory | ev.DeviceLost):
+            self.devices[event.lane].told_unread = isinstance(event, ev.Unread)
 
     def recorded(self, decision: Decision) -> None:
         """A decision that will be acted on, or was, when the daemon died."""
@@ -202,7 +210,7 @@ class Simulation:
         mishaps = self._mishaps.get((job.id, nth), [])
         chance = Random(f"{self.plan.seed}/{job.id}/{nth}")
         device = self.devices[order.lane]
-        worker = Worker(self, order, output, chance, mishaps, self.shell.life, device.plan.imported_bytes)
+        worker = Worker(self, order, output, chance, mishaps, self.shell.life, device.plan)
         self.workers.setdefault(order.generation, []).append(worker)
         unborn = next((each for each in mishaps if each.kind is Kind.UNBORN), None)
         if unborn is not None:
@@ -211,6 +219,8 @@ class Simulation:
             self._tell_end(worker, self.shell.life, None, "cannot start it")
         else:
             device.workers.append(worker)
+            if self.host is not None and device.plan.has_own_memory:
+                self.host.workers.append(worker)
             self.clock.after(chance.choice([0.01, 0.1, 1.0]), lambda: self._born(worker, order))
 
     def _born(self, worker: Worker, order: StartStandby) -> None:
@@ -230,7 +240,14 @@ class Simulation:
 
     def gone(self, worker: Worker, status: int) -> None:
         """A worker's process has ended. What it said comes before."""
-        self.devices[worker.lane].end(worker)
+        device = self.devices[worker.lane]
+        leak = next((each for (kind, _), each in worker.mishaps.items() if kind is Kind.LEAK), None)
+        if leak is not None and worker.hold_bytes:
+            self.struck(Kind.LEAK, worker.job.id)
+        lag_s = device.plan.lag_s + (leak.seconds if leak is not None else 0.0)
+        device.end(worker, lag_s, doubtful=self.judge.room.is_misjudged(worker))
+        if self.host is not None and worker in self.host.workers:
+            self.host.end(worker, 0.0)
         self.judge.moved_at = self.clock.now
         adopted = self.shell.life != worker.first_life
         self._tell_end(worker, self.shell.life, None if adopted else status, "")
@@ -241,6 +258,7 @@ class Simulation:
     def _ended(self, worker: Worker, life: int, status: int | None, reason: str) -> None:
         if self.shell.life == life and self.shell.alive and find(self.shell.world, worker.generation) is not None:
             self._forget(worker.generation)
+            self.devices[worker.lane].busy = self.clock.now  # as far as the daemon can know
             for fact in worker.exit_record(self.clock.now) if worker.first_life != life else ():
                 self.shell.take(fact)
             self.shell.take(ev.Exited(self.clock.now, worker.generation, status, reason))
@@ -259,6 +277,11 @@ class Simulation:
         """A worker has read that the device is its own."""
         self.judge.moved_at = self.clock.now
         ledger.check_go(worker, (each for group in self.workers.values() for each in group))
+
+    def has_room(self, worker: Worker, size: int) -> bool:
+        """A worker takes so much more of its device, and has taken what it takes of the host."""
+        self.judge.room.check_host()
+        return self.judge.room.has_room(worker, size)
 
     def struck(self, kind: Kind, job: str = "") -> None:
         """A fault has had its moment."""
@@ -282,13 +305,15 @@ class Simulation:
                 self.clock.after(trouble.seconds, self._disk_has_room)
             case Kind.FOREIGN if device is not None:
                 self.struck(trouble.kind)
-                device.take(trouble.size)
-                self.clock.after(trouble.seconds, lambda: device.take(-trouble.size))
-            case Kind.UNREADABLE if device is not None:
+                device.take(trouble.size, trouble.seconds)
+            case Kind.HOST if self.host is not None:
+                self.struck(trouble.kind)
+                self.host.take(trouble.size, trouble.seconds)
+            case Kind.UNREADABLE if device is not None and device.plan.has_own_memory:
                 self.struck(trouble.kind)
                 device.unreadable += 1
                 self.clock.after(trouble.seconds, lambda: _readable(device))
-            case Kind.DEVICE if device is not None:
+            case Kind.DEVICE if device is not None and device.plan.has_own_memory:
                 self.struck(trouble.kind)
                 device.lost += 1
                 self.clock.after(trouble.seconds, lambda: self._device_back(device))
@@ -329,13 +354,16 @@ class Simulation:
             device=job.device,
             profile=job.profile,
             guess_bytes=job.guess_bytes,
+            guess_device_bytes=job.guess_device_bytes,
+            stated_bytes=job.stated_bytes,
             total=job.items if job.told_total else None,
             cursor=record.cursor if record is not None and job.resumable else 0,
             max_attempts=job.max_attempts,
             lead=job.lead,
             waits_for=frozenset(name for name in job.waits_for if name in live),
             resumable=job.resumable,
-            prepares=job.resumable,
+            prepares=job.prepares,
+            stepwise=job.stepwise,
             begun=record is not None and record.begun,
         )
         before = self.outputs.get(job.name), earlier and earlier.job

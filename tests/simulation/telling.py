@@ -10,7 +10,7 @@ from states.decision import Decision
 from states.notes import StandbyStarted
 from states.snapshot import Limits
 from states.work import Session
-from tests.core.telling import bytes_, told
+from tests.core.telling import told
 from tests.simulation.plan import Plan
 from tests.simulation.simulation import Simulation
 
@@ -38,7 +38,7 @@ def trace(simulation: Simulation) -> str:
     for each in simulation.trace:
         if isinstance(each, str):
             lines.append(each)
-        elif each.matters or not isinstance(each.event, ev.Tick | ev.Memory):
+        elif each.matters or not isinstance(each.event, ev.Tick | ev.Memory | ev.HostMemory):
             said = [f"{field.name}={getattr(each.event, field.name)}" for field in fields(each.event)[1:]]
             lines.append(f"{each.event.at:.12g} {type(each.event).__name__} {' '.join(said)}")
             lines += [f"    {line}" for line in told(each)]
@@ -73,7 +73,14 @@ def _words(event: ev.Event, names: dict[int, str]) -> str:
         case ev.Tick():
             return "tick"
         case ev.Memory():
-            return f"memory {event.lane} {bytes_(event.free)} of={bytes_(event.total)}"
+            held = ",".join(f"{names.get(number, 'nobody')}:{size}" for number, size in event.held) or None
+            foreign = ",".join(f"{each.pid}:{'?' if each.size is None else each.size}" for each in event.foreign)
+            told = _option("held", held) + _option("foreign", foreign or None)
+            return f"memory {event.lane} {event.free} of={event.total}{told}"
+        case ev.HostMemory():
+            return f"host of={event.total} {event.free}"
+        case ev.Unread():
+            return f"unread {event.lane} '{event.reason}'"
         case ev.Cancel():
             return f"cancel {event.name}"
         case ev.Swap():
@@ -100,7 +107,7 @@ def _fact(event: ev.FromWorker, who: str) -> str:
             return f"hello {who} cursor={event.cursor}"
         case ev.Ready():
             total = _option("total", event.total)
-            return f"ready {who} {event.tier.label} seconds={event.seconds:.12g}{total} peak={event.peak_bytes}"
+            return f"ready {who} {event.tier.label} seconds={event.seconds:.12g}{total}{_peaks(event)}"
         case ev.Promoted():
             return f"started {who} began={event.began_at:.12g}"
         case ev.Progress():
@@ -117,7 +124,7 @@ def _fact(event: ev.FromWorker, who: str) -> str:
             left = _option("remaining", event.remaining)
             return f"quiesced {who} ended={event.ended_at:.12g} done={event.done}{left}"
         case ev.Committed():
-            return f"committed {who} {event.cursor} peak={event.peak_bytes}"
+            return f"committed {who} {event.cursor}{_peaks(event)}"
         case ev.Failed():
             return f"failed {who} {event.kind} '{event.reason}'{_option('item', event.item)}"
         case ev.Exited():
@@ -125,17 +132,24 @@ def _fact(event: ev.FromWorker, who: str) -> str:
             return f"exits {who} {'unseen' if event.status is None else event.status}{why}"
 
 
+def _peaks(event: ev.Ready | ev.Committed) -> str:
+    return f" peak={event.peak_bytes} tensors={event.device_peak_bytes}"
+
+
 def _session(session: Session) -> str:
     lead = session.lead
     share = None if lead.fraction is None else f"{lead.fraction * 100:g}%"
     flags = [] if session.resumable else ["no-resume"]
     flags += [] if session.prepares else ["no-prepare"]
+    flags += ["program"] if session.prepares and not session.stepwise else []
     options = {
         "order": session.order,
         "priority": session.priority or None,
         "device": session.device,
         "profile": session.profile,
-        "need": session.guess_bytes,
+        "need": session.guess_device_bytes,
+        "host": session.guess_bytes,
+        "states": session.stated_bytes,
         "total": session.total,
         "cursor": session.cursor or None,
         "attempts": session.max_attempts,

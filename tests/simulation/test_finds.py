@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from states import events as ev
 from states.decision import Decision
+from states.gate import spare
 from states.lifecycle import step
 from states.notes import SessionQueued, SessionRetried
-from states.policy import spare
 from states.snapshot import Fate, Phase, Reading, State, Worker, World
 from tests.core import worlds
 from tests.core.worlds import GIB, LIMITS
@@ -40,14 +40,14 @@ def test_an_adopted_worker_that_hands_back_nothing_new_costs_no_attempt() -> Non
 def test_a_reading_from_before_a_worker_counts_it_as_taken() -> None:
     """A stranger holds 8 of 16 GiB; the readings are older than the worker, and do not show its 4."""
     half = tuple(Reading(each.at, 16 * GIB, 8 * GIB) for each in FULL)
-    worker = worlds.worker(reserved=4 * GIB, rss_bytes=4 * GIB, ready_at=5.0, deadline=20.0)
+    worker = worlds.worker(reserved=4 * GIB, held_bytes=4 * GIB, ready_at=5.0, deadline=20.0)
     assert spare(worlds.lane(readings=half, retiring=(worker,)), LIMITS) == 4 * GIB
 
 
 def test_memory_of_an_ended_worker_is_not_free_before_a_reading_shows_it() -> None:
     """The readings are older than the worker; how much of what it held is back, none of them can tell."""
     worker = worlds.worker(
-        phase=Phase.COMMITTED, settled=True, reserved=4 * GIB, rss_bytes=4 * GIB, ready_at=5.0, deadline=20.0
+        phase=Phase.COMMITTED, settled=True, reserved=4 * GIB, held_bytes=4 * GIB, ready_at=5.0, deadline=20.0
     )
     world = World({"cpu": worlds.lane(readings=FULL, retiring=(worker,))}, limits=LIMITS, generation=1)
     gone = step(world, ev.Exited(10.0, worker.generation, 0)).after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -14,11 +15,14 @@ from tests.simulation.clock import Clock
 from tests.simulation.laws import must
 from tests.simulation.ledger import Output
 from tests.simulation.line import Line
-from tests.simulation.plan import Kind, Mishap, Stage
+from tests.simulation.plan import Kind, LanePlan, Mishap, Stage
 
 EXIT_DAEMON_LOST = 75
 REJOIN_INTERVAL_S = 0.2
 PERMANENT = ("model", "input", "program")
+PASSING = ("memory", "crash", "memory")
+IMPORTED_RSS_BYTES = 200 << 20
+WHOLE_MARGIN_BYTES = 1 << 30  # the headroom and a context, rounded up
 
 
 class House(Protocol):
@@ -32,6 +36,7 @@ class House(Protocol):
     def rejoin(self, worker: Worker) -> bool: ...
     def may_go(self, worker: Worker) -> None: ...
     def struck(self, kind: Kind, job: str) -> None: ...
+    def has_room(self, worker: Worker, size: int) -> bool: ...
 
 
 class Worker:
@@ -45,7 +50,7 @@ class Worker:
         chance: Random,
         mishaps: Iterable[Mishap],
         life: int,
-        imported_bytes: int,
+        lane: LanePlan,
     ) -> None:
         self.house = house
         self.clock = house.clock
@@ -57,7 +62,9 @@ class Worker:
         self.mishaps = {(each.kind, each.stage): each for each in mishaps}
         self.kinds = {each.kind for each in mishaps}
         self.chance = chance
-        self.imported_bytes = imported_bytes
+        self.plan = lane
+        self.pool_bytes = order.pool_bytes
+        self.tried_alone = bool(order.session.out_of_memory)
         self.alive = False  # a process is there
         self.over = False  # and is not any more
         self.recorded = False  # the record has its process
@@ -70,7 +77,9 @@ class Worker:
         self.going = False
         self.draining = False
         self.on_device = False
-        self.hold_bytes = 0
+        self.hold_bytes = 0  # of its device
+        self.rss_bytes = 0  # of the host, where that is another's memory
+        self.most_bytes = 0  # of its device, so far
         self.cursor = order.session.cursor
         self.resume = order.session.begun
         self.aim = order.tier
@@ -114,24 +123,80 @@ class Worker:
         self._enter(Stage.LOADING)
         share = 1.0 if self.aim is Tier.WARM else 0.2
         seconds = 0.01 if self._warm else self.job.load_s * share * self.chance.uniform(0.8, 2.0)
-        self.hold_bytes = max(self.hold_bytes, self.imported_bytes)
+        if not self.plan.has_own_memory:
+            self._take(self.plan.imported_bytes)
+        self.rss_bytes = max(self.rss_bytes, IMPORTED_RSS_BYTES if self.plan.has_own_memory else 0)
         began = self.clock.now
         self._soon(seconds / 2, self._allocate)
         self._soon(seconds, lambda: self._loaded(self.clock.now - began))
 
     def _allocate(self) -> None:
-        if self.aim is not Tier.IMPORTED and self.job.resumable:
-            share = 1.0 if self.aim is Tier.WARM else 0.1
-            self.hold_bytes = max(self.hold_bytes, round(self.job.hold_bytes * share))
+        if self.aim is Tier.IMPORTED or not self.job.prepares:
+            return
+        if self.plan.has_own_memory:
+            self.rss_bytes = max(self.rss_bytes, self.job.host_bytes)
+            self.house.has_room(self, 0)
+        self._take(self.share(self.aim, self.job.early))
+
+    def share(self, tier: Tier, part: float) -> int:
+        """Bytes of the device that it wants at a tier, with that part of what it has at its most."""
+        if not self.plan.has_own_memory:
+            return self.plan.imported_bytes if tier is Tier.IMPORTED else self.job.hold_bytes
+        if tier is Tier.IMPORTED:
+            return 0
+        context = self.plan.context_bytes if self.job.stepwise else 0
+        return context if tier is Tier.STAGED else context + round(self.job.hold_bytes * part)
+
+    def most(self, tier: Tier) -> int:
+        """Bytes of the device that it may come to hold, prepared as far as a tier: nobody passes his pool's limit."""
+        wanted = self.share(tier, 1.0)
+        return wanted if self.pool_bytes is None else min(wanted, self.plan.context_bytes + self.pool_bytes)
+
+    def _take(self, size: int) -> None:
+        """Hold so much of the device; fail where its pool or the device has no more."""
+        more = size - self.hold_bytes
+        if more <= 0 or self.over or self.stuck:
+            return
+        if size > self.most(Tier.WARM):
+            self._out_of_memory(Kind.CROWDED if self.shares_again else Kind.POOL)
+        elif not self.house.has_room(self, more):
+            self._out_of_memory(Kind.CROWDED)
+        else:
+            self.hold_bytes = size
+            self.most_bytes = max(self.most_bytes, size)
+            if self.job.lies and size > (self.job.stated_bytes or 0):
+                self.house.struck(Kind.LIAR, self.job.id)
+
+    @property
+    def shares_again(self) -> bool:
+        """It ran out of memory before, and is not given all of the device this time: others had some of it."""
+        whole = self.plan.total - self.plan.idle_bytes - WHOLE_MARGIN_BYTES
+        return self.tried_alone and (self.pool_bytes or 0) < whole
+
+    def _out_of_memory(self, kind: Kind) -> None:
+        self.house.struck(kind, self.job.id)
+        self._fail("memory")
+
+    @property
+    def _tensors(self) -> int:
+        """As its framework counts, at its most. A program has none."""
+        if not self.plan.has_own_memory or not self.job.stepwise:
+            return 0
+        return round(max(0, self.most_bytes - self.plan.context_bytes) / self.job.gaps)
+
+    @property
+    def _host_peak(self) -> int:
+        return self.rss_bytes if self.plan.has_own_memory else self.hold_bytes
 
     def _loaded(self, seconds: float) -> None:
         if self.aim is Tier.WARM and not self._warm:
             self._warm = True
             self.done = self.output.begin(self, self.cursor, resume=self.resume)
             self.cursor = self.done
-        peak = self.hold_bytes if self.job.resumable else 0
+        peak = self._host_peak if self.job.prepares else 0
         self._enter(Stage.WAITING)
-        self.line.say(ev.Ready(self.clock.now, self.generation, self.aim, round(seconds, 3), self.total, peak))
+        at, g, total = self.clock.now, self.generation, self.total
+        self.line.say(ev.Ready(at, g, self.aim, round(seconds, 3), total, peak, self._tensors))
         self._next_order()
 
     def _next_order(self) -> None:
@@ -147,13 +212,22 @@ class Worker:
         self._soon(0.005, self._start)
 
     def _start(self) -> None:
-        if not self.job.resumable:
-            self.hold_bytes = self.job.hold_bytes
+        if not self.job.prepares:
+            self.rss_bytes = max(self.rss_bytes, self.job.host_bytes if self.plan.has_own_memory else 0)
+            self.house.has_room(self, 0)
+            self._take(self.share(Tier.WARM, self.job.early))
+            self.later(self.job.item_s * self.job.items * 0.3, self._grow)
+            if self.stuck:
+                return
         self.started_at = self.clock.now
         self.output.opened = True
         self.line.say(ev.Promoted(self.clock.now, self.generation, self.clock.now))
         self._enter(Stage.COMPUTING)
         self._batch()
+
+    def _grow(self) -> None:
+        if self.stage in {Stage.COMPUTING, Stage.DRAINING}:
+            self._take(self.share(Tier.WARM, 1.0))
 
     def _batch(self) -> None:
         left = self.job.items - self.done
@@ -172,6 +246,11 @@ class Worker:
             return
         self.done += count
         self._batches += 1
+        if self.job.prepares and self.plan.has_own_memory:
+            part = min(1.0, 2 * self.done / max(1, self.job.items))
+            self._take(self.share(Tier.WARM, max(self.job.early, part)))
+            if self.stuck:
+                return
         due = self.job.checkpoint and self._batches % self.job.checkpoint == 0
         if due and self._pauses(self._checkpointed):
             return
@@ -190,7 +269,7 @@ class Worker:
         self._batch()
 
     def _tell_progress(self) -> None:
-        self.line.say(ev.Progress(self.clock.now, self.generation, self.done, self.cursor, self.total, self.hold_bytes))
+        self.line.say(ev.Progress(self.clock.now, self.generation, self.done, self.cursor, self.total, self._host_peak))
 
     def _pauses(self, then: Callable[[], None]) -> bool:
         """Whether there is no room to write: `then` is done when there is, or what it is told makes of it meanwhile."""
@@ -238,7 +317,8 @@ class Worker:
             return
         self._write()
         self._enter(Stage.COMMITTED)
-        self.line.say(ev.Committed(self.clock.now, self.generation, self.cursor, self.hold_bytes))
+        said = ev.Committed(self.clock.now, self.generation, self.cursor, self._host_peak)
+        self.line.say(replace(said, device_peak_bytes=self._tensors))
         self._soon(self.chance.choice([0.01, 0.2, 1.0]), lambda: self._exit(0))
 
     def _write(self) -> None:
@@ -423,10 +503,9 @@ class Worker:
             case Kind.EARLY:
                 self.draining = True
             case _:
-                self._fail(mishap)
+                self._fail((PASSING if mishap.kind is Kind.FAIL else PERMANENT)[self.generation % 3])
 
-    def _fail(self, mishap: Mishap) -> None:
-        kind = "memory" if mishap.kind is Kind.FAIL else PERMANENT[self.generation % len(PERMANENT)]
+    def _fail(self, kind: str) -> None:
         self.line.deliver(ev.Failed(self.clock.now, self.generation, kind, f"{kind} is wrong"), 0.002)
         self.stuck = True
         self.on_device = False

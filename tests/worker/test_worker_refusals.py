@@ -147,9 +147,10 @@ def test_a_model_that_raises_is_named_with_the_item(host: Host, spec: Spec) -> N
 
 
 def test_a_damaged_record_is_named_with_its_item(host: Host, spec: Spec) -> None:
-    failed = failing(host, spec(input_="damaged.tfrecord", batch_size=4))
-    assert (failed["kind"], failed["item"]) == ("input", 8)
-    assert "corrupted record" in failed["reason"]
+    for batch_size in (1, 4, 20):
+        failed = failing(host, spec(input_="damaged.tfrecord", batch_size=batch_size))
+        assert (failed["kind"], failed["item"]) == ("input", 10)
+        assert "item 10 is damaged: the record at byte" in failed["reason"]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_a_full_disk_is_a_failed_output_and_no_crash(host: Host, spec: Spec) -> 
 
 def test_an_unknown_tier_is_refused(host: Host, spec: Spec) -> None:
     peer = host.worker()
-    peer.assign(spec(), tier="staged")
+    peer.assign(spec(), tier="lukewarm")
     peer.rest()
     assert peer.one("failed")["kind"] == "internal"
     assert host.status(peer.pid) == 1

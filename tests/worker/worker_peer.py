@@ -116,10 +116,14 @@ class Host:
         return pid
 
     def worker(self, entry: str = "serve") -> Peer:
+        return self.attached("daemon.worker.main", entry)
+
+    def attached(self, module: str, function: str, *arguments: Any) -> Peer:
+        """The other end of a line to a child in that function, which gets the descriptor last."""
         ours, theirs = socket.socketpair()
         peer = Peer(ours)
         with theirs:
-            peer.pid = self.call("daemon.worker.main", entry, fd=theirs.fileno())
+            peer.pid = self.call(module, function, *arguments, fd=theirs.fileno())
         return peer
 
     def status(self, pid: int) -> int:
