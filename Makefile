@@ -17,7 +17,7 @@ TESTS = out=$$(mktemp -d); \
   cat $$out/core $$out/whole; rm -rf $$out; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check simulate chaos bench-gpu install uninstall docs clean
+.PHONY: help setup demo test test-systemd check simulate chaos bench-gpu install uninstall docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ demo: $(READY) ## three TensorFlow sessions handed over on this host's CPU, ever
 
 test: $(READY) ## the tests
 	@$(TESTS)
+
+test-systemd: $(READY) ## of these, the service and its log in a private systemd (as root)
+	@$(BIN)/python -m pytest tests/systemd tests/logs
 
 check: $(READY) ## formatter, linter, strict types, tests: what a change has to pass
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet . || { echo "check: not formatted; run $(BIN)/ruff format" >&2; exit 1; }
