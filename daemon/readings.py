@@ -2,7 +2,8 @@
 
 The reading is done on a thread of its own, since a call of NVML may hang for as long as a sick driver likes. The
 event loop is never kept waiting for it, nor is the daemon's end. In quiet each lane is read every `interval_s`; one
-that waits for memory every `handover_interval_s`, but only so often that its readings take a hundredth of a core.
+that waits for memory every `handover_interval_s`, but only so often that its readings take a hundredth of a core, and
+less often when the wait is no longer young.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SHARE: Final = 100  # of the time, one part may go into readings
 # A wait is watched closely while it is young: memory comes back within a second or two of an exit. Then it costs more
 # than it is worth, since each reading also makes an event, and that a decision.
 YOUNG_S: Final = 3.0
-OLD_INTERVAL_S: Final = 0.1
+OLD_INTERVAL_S: Final = 0.3
 FEW: Final = 5  # readings whose cost is remembered
 HUNG_S: Final = 2.0  # a call takes milliseconds, but a driver may wake first; until then the last readings count
 LOOK_S: Final = 1.0  # how often it is looked whether a call hangs
