@@ -61,11 +61,11 @@ bench-gpu: $(READY) ## what this host's GPU does to a handover: a table, and ben
 	@$(BIN)/python bench/gpu.py
 
 install: ## the service: /opt/batond, commands, units, configuration (DESTDIR, PREFIX, PYTHON, TENSORFLOW: docs/systemd.md)
-	@$(HOST) scripts/install.sh venv
-	@$(HOST) scripts/install.sh files
+	@$(HOST) systemd/install.sh venv
+	@$(HOST) systemd/install.sh files
 
 uninstall: ## take the service away again; what it keeps of sessions stays
-	@$(HOST) scripts/install.sh remove
+	@$(HOST) systemd/install.sh remove
 
 docs: $(READY) ## write the generated parts of the documentation anew
 	@$(BIN)/python -m daemon.docs

@@ -58,7 +58,7 @@ def why_not() -> str | None:
 def stage(folder: Path) -> None:
     """What `make install` puts there, with this environment's packages in the place of freshly installed ones."""
     subprocess.run(
-        [ROOT / "scripts" / "install.sh", "files"],
+        [ROOT / "systemd" / "install.sh", "files"],
         env=os.environ | {"DESTDIR": str(folder), "PREFIX": "/usr/local"},
         check=True,
         capture_output=True,

@@ -87,7 +87,7 @@ def test_the_environment_runs_and_does_not_say_where_it_was_made(installed: Path
 
 def test_an_edited_configuration_is_never_overwritten(tmp_path: Path) -> None:
     """One that was not edited gets the new version's; what was edited stays, also when batond goes."""
-    run = [str(ROOT / "scripts" / "install.sh")]
+    run = [str(ROOT / "systemd" / "install.sh")]
     env = os.environ | {"DESTDIR": str(tmp_path), "PREFIX": "/usr/local"}
 
     def script(what: str) -> str:
@@ -108,7 +108,7 @@ def test_an_edited_configuration_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_uninstall_takes_all_away_but_state(tmp_path: Path) -> None:
     """Foreign files beside ours stay too."""
-    subprocess.run([ROOT / "scripts" / "install.sh", "files"], env=os.environ | {"DESTDIR": str(tmp_path)}, check=True)
+    subprocess.run([ROOT / "systemd" / "install.sh", "files"], env=os.environ | {"DESTDIR": str(tmp_path)}, check=True)
     kept = ["/usr/local/bin/other", "/var/lib/batond/batond.db", "/var/log/batond/a.log"]
     for path in (*kept, "/var/cache/batond/lib/baton.py", "/opt/batond/bin/python"):
         (tmp_path / path[1:]).parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ def test_an_interpreter_that_the_service_could_not_run_is_refused(tmp_path: Path
     stand_in.write_text(f'#!/bin/sh\ncase "$1" in -) echo {home} ;; esac\n')
     stand_in.chmod(0o755)
     done = subprocess.run(
-        [ROOT / "scripts" / "install.sh", "venv"],
+        [ROOT / "systemd" / "install.sh", "venv"],
         env=os.environ | {"DESTDIR": str(tmp_path / "stage"), "PYTHON": str(stand_in)},
         capture_output=True,
         text=True,
