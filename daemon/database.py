@@ -175,7 +175,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         _migrate(connection, path)
-    except BaseException:
+    except BaseException:  # whatever it is goes on: only the connection must not be left open
         connection.close()
         raise
     path.chmod(0o600)

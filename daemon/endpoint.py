@@ -96,7 +96,7 @@ def _lock(path: Path) -> int:
         except BlockingIOError:
             os.close(lock)
             raise UnusableError(_taken(path)) from None
-        except BaseException:
+        except BaseException:  # whatever it is goes on: only the lock must not be left held
             os.close(lock)
             raise
         os.close(lock)

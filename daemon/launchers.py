@@ -76,7 +76,7 @@ class ForkServer:
                 self._server = await execute(
                     (*command, str(theirs.fileno()), *self._preload), own_environment(), theirs, log.fileno()
                 )
-            except BaseException:
+            except BaseException:  # a cancellation too goes on: only the socket must not be left open
                 ours.close()
                 raise
         self._control = ours
@@ -90,7 +90,7 @@ class ForkServer:
         except TimeoutError:
             self.close()
             return f"it did not import {self._preload[0]} within {IMPORT_TIMEOUT_S:.0f} s; see {self._log}"
-        except BaseException:
+        except BaseException:  # a cancellation too goes on: only the server must not be left running
             self.close()
             raise
         why: str | None = ready["error"]

@@ -88,7 +88,7 @@ class Store:
         except RecordError as error:
             os.close(lock_fd)
             raise StoreError(f"cannot use the state directory {folder}: {error}; mend that") from error
-        except BaseException:
+        except BaseException:  # whatever it is goes on: only the lock must not be left held
             os.close(lock_fd)
             raise
         return store
