@@ -9,9 +9,9 @@ import pytest
 
 from states import gate, policy
 from states.estimate import CONTEXT_BYTES, IMPORTED_BYTES
-from states.events import Holder, HostMemory, Memory
+from states.events import Exited, Holder, HostMemory, Memory
 from states.lifecycle import step
-from states.snapshot import Lane, Phase, Reading, State, World
+from states.snapshot import Lane, Phase, Reading, State, Trouble, World
 from states.work import Profile, Session, Tier
 from tests.core.worlds import GIB, LIMITS, MIB, lane, readings, session, worker, world
 
@@ -240,3 +240,39 @@ def test_the_host_that_runs_short_costs_one_standby_at_a_time() -> None:
     here = replace(world(*lanes), host=host(0.4, 0.4), generation=4)
     after = step(here, HostMemory(9.0, 64 * GIB, int(0.4 * GIB))).after
     assert [after.lanes[name].state for name in ("gpu0", "gpu1")] == [State.NEARING_END, State.PRELOADING]
+
+
+def test_where_the_device_tells_of_nobody_nothing_is_learned_of_a_program() -> None:
+    """A stranger's memory may be in the difference: what it seems to hold counts now, and is not kept."""
+    active = read(world(running(session=PROGRAM)), 2).lanes["gpu0"].active
+    assert active is not None
+    assert active.held_bytes > 5 * GIB
+    assert active.peak_bytes == 0
+
+
+def test_as_many_readings_are_kept_as_must_agree() -> None:
+    here = replace(world(replace(GPU, readings=())), limits=replace(LIMITS, readings=20))
+    for _ in range(20):
+        here = read(here, 8)
+    assert gate.spare(here.lanes["gpu0"], here.limits) == 8 * GIB
+
+
+def test_what_a_standby_took_too_much_is_its_need_from_then_on() -> None:
+    """It is ended for the room, and begun again only where there is as much as it really takes."""
+    liar = replace(PROGRAM, stated_bytes=3 * GIB)
+    lane_ = running(held_bytes=GIB)
+    standby = worker(generation=2, session=liar, reserved=3 * GIB, phase=Phase.READY, tier=Tier.WARM, spawned_at=0.5)
+    here = replace(world(replace(lane_, state=State.PRELOADING, standby=standby)), generation=2)
+    for _ in range(2):
+        here = read(here, 2, held=((1, GIB), (2, 5 * GIB)))
+    assert here.lanes["gpu0"].state is State.NEARING_END
+    assert gate.need(here, here.lanes["gpu0"], liar, Tier.WARM) == 5 * GIB
+
+
+@pytest.mark.parametrize("unread", [None, "NVML has not answered for 2 s"])
+def test_what_fails_while_its_device_cannot_be_read_is_tried_again(unread: str | None) -> None:
+    """Where it can be read, a program's own failure is one for good."""
+    active = worker(session=PROGRAM, stall_at=99.0, trouble=Trouble("program", "exited with status 1"))
+    here = replace(world(replace(GPU, state=State.RUNNING, active=active, unread=unread)), generation=1)
+    after = step(here, Exited(9.0, 1, 1)).after
+    assert [each.attempt for each in after.queue] == ([] if unread is None else [1])
