@@ -276,3 +276,11 @@ def test_what_fails_while_its_device_cannot_be_read_is_tried_again(unread: str |
     here = replace(world(replace(GPU, state=State.RUNNING, active=active, unread=unread)), generation=1)
     after = step(here, Exited(9.0, 1, 1)).after
     assert [each.attempt for each in after.queue] == ([] if unread is None else [1])
+
+
+def test_a_standby_is_given_what_the_pool_it_was_started_with_may_take() -> None:
+    """Its need was learned to be less meanwhile; the limit of a pool is fixed when it is made."""
+    standby = worker(session=GUESSED, reserved=0, pool_bytes=5 * GIB, phase=Phase.READY, tier=Tier.STAGED)
+    here = world(GPU, profiles=learned(2 * GIB) | CONTEXT)
+    assert gate.given(here, GPU, GUESSED, Tier.WARM, standby) == 5 * GIB + 400 * MIB
+    assert gate.given(here, GPU, GUESSED, Tier.WARM) == 2 * GIB
