@@ -50,9 +50,10 @@ ONLY: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("numpy", ("daemon.worker",), "the daemon stays small: what it handles are lines, not arrays"),
     (
         "rich",
-        ("daemon.screen", "daemon.screen_show", "daemon.waiting"),
+        ("daemon.ctl.screen", "daemon.ctl.screen_show", "daemon.ctl.waiting"),
         "it is for people, and slow to import: scripts never wait for it",
     ),
+    ("daemon.ctl", ("daemon.cli", "daemon.ctl"), "it is the client: the daemon needs nothing of it"),
     ("sqlite3", ("daemon.database", "daemon.recording", "daemon.store"), "what is kept is written in one place"),
     ("structlog", ("daemon.logs",), "a line of the log is made in one place"),
     ("baton", ("daemon.worker",), "it is the worker's end of the channel"),
@@ -215,4 +216,4 @@ def test_the_daemon_holds_no_array_library() -> None:
 
 def test_a_script_that_asks_waits_for_no_screen() -> None:
     """`batonctl --json` prints what the socket said: it must not pay for tables, nor for the daemon's parts."""
-    assert loaded_by("daemon.client") & {"rich", "tensorflow", "numpy", "sqlite3", "psutil", "pynvml"} == set()
+    assert loaded_by("daemon.ctl.client") & {"rich", "tensorflow", "numpy", "sqlite3", "psutil", "pynvml"} == set()

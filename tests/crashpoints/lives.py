@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from daemon import wire
-from daemon.client import Client, UnreachableError
+from daemon.ctl.client import Client, UnreachableError
 from tests.e2e.batond import ROOT, TIMEOUT_S, Batond, Event
 
 MARK: Final = "CRASHPOINTS_FOLDER"  # in the environment of all that a run starts

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from daemon import client
-from daemon.client import find_socket
+from daemon.ctl import client
+from daemon.ctl.client import find_socket
 from states.snapshot import State
 from tests.shell.batonctl_runs import BATONCTL, batonctl, environment, out, submitted
 from tests.shell.control_stage import PATIENCE_S, Stage, session_file

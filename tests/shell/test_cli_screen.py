@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon import screen, views
+from daemon import views
+from daemon.ctl import screen
+from daemon.ctl.waiting import _visible
 from daemon.results import Row
-from daemon.waiting import _visible
 from states.snapshot import State
 from tests.shell.batonctl_runs import BATONCTL, batonctl, ended, environment, out, submitted
 from tests.shell.control_stage import PATIENCE_S, Stage, session_file

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daemon import screen, screen_show
+from daemon.ctl import screen, screen_show
 from daemon.results import Failure, Row, ShowResult
 
 TS = "2026-03-01T12:00:00.000000Z"

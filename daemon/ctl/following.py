@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from daemon import results, wire
-from daemon.client import Client, UnreachableError
+from daemon.ctl.client import Client, UnreachableError
 
 LOG_POLL_S = 0.3
 

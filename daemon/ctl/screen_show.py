@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from daemon.ctl.screen import ESCAPES, LEVELS, clock, console, items, left, put, rate, safe, show_event, word
 from daemon.results import Failure, Row, ShowResult
-from daemon.screen import ESCAPES, LEVELS, clock, console, items, left, put, rate, safe, show_event, word
 
 TAIL_LINES = 20  # of what was printed last, where there is no traceback in it
 LINE_CHARACTERS = 1000

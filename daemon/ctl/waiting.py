@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from daemon import results, wire
-from daemon.client import Client, UnreachableError
+from daemon.ctl.client import Client, UnreachableError
 from daemon.results import Row
 
 POLL_S = 0.25
@@ -80,7 +80,7 @@ def json_lines(write: Callable[[bytes], None]) -> Iterator[Show]:
 
 @contextmanager
 def _change_lines() -> Iterator[Show]:
-    from daemon.screen import clock, items, safe
+    from daemon.ctl.screen import clock, items, safe
 
     def write(row: Row) -> None:
         where = f" on {row.lane}" if row.lane else ""
@@ -123,7 +123,7 @@ def _bars() -> Iterator[Show]:
     """One bar a session, redrawn in place; what is left on the screen at the end is how each ended."""
     from rich.live import Live
 
-    from daemon import screen
+    from daemon.ctl import screen
 
     last: tuple[Row, ...] = ()
     with Live(console=screen.console(), auto_refresh=False, vertical_overflow="crop") as live:

@@ -18,8 +18,8 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from daemon import priority
-from daemon.client import Client, UnreachableError
 from daemon.config import Config, Problems, load
+from daemon.ctl.client import Client, UnreachableError
 from daemon.devices import Devices
 from daemon.launchers import own_environment
 from daemon.nursery import PRELOAD

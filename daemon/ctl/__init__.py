@@ -1,0 +1,1 @@
+"""What `batonctl` is made of: its connection, its commands, and what they print. Runs in no daemon."""

@@ -1,0 +1,156 @@
+"""The commands about sessions: they are queued, looked at, moved, ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, get_args
+
+import click
+
+from daemon import results, wire
+from daemon.ctl.client import SUBMIT_TIMEOUT_S, UnreachableError
+from daemon.ctl.conversation import EXIT_REFUSED, EXIT_UNREACHABLE, Conversation, command
+
+WAIT_HINT = "the sessions go on; see them with `batonctl status`, end one with `batonctl cancel NAME`"
+
+
+@command
+@click.argument("file", type=click.File("rb"))
+@click.option("--wait", is_flag=True, help="Show their progress until they have ended; exit 1 if one is not done.")
+def submit(talk: Conversation, *, file: Any, wait: bool) -> None:
+    """Queue the sessions of a session file (TOML; - is standard input), all of them or none."""
+    piped = file.name == "<stdin>"
+    source = "standard input" if piped else file.name
+    base = os.path.dirname(os.path.abspath("-" if piped else file.name))  # noqa: PTH100, PTH120 pathlib costs 10 ms
+    params = wire.SubmitParams(text=_text(file, source), base=base, source=source)
+    answer = talk.client.call("submit", params, results.SubmitResult, SUBMIT_TIMEOUT_S)
+    if talk.as_json:
+        talk.print_raw(talk.client.raw)
+    elif not wait:
+        for session in answer.sessions:
+            click.echo(f"queued {session.name}, {_place(session.place)}")
+    if wait:
+        _wait(talk, tuple(session.name for session in answer.sessions))
+
+
+def _text(file: Any, source: str) -> str:
+    """What the file holds; bounded, for a device may have no end. Raises wire.Refusal."""
+    most = wire.LINE_LIMIT_BYTES
+    try:
+        data = file.read(most + 1)
+    except OSError as error:
+        refused = f"cannot read {source}: {error.strerror}; give a session file"
+        raise wire.Refusal(wire.Code.REFUSED, refused) from None
+    if len(data) > most:
+        refused = f"{source} has more than {most} bytes, and batond takes no more at once: split it into several"
+        raise wire.Refusal(wire.Code.TOO_LARGE, refused)
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        refused = f"{source}: not UTF-8, which TOML is: {error.reason} at byte {error.start}"
+        raise wire.Refusal(wire.Code.REFUSED, refused) from None
+
+
+def _place(place: int) -> str:
+    return f"place {place}" if place else "and it is being prepared already"
+
+
+def _wait(talk: Conversation, names: tuple[str, ...]) -> None:
+    from daemon.ctl import waiting
+
+    display = waiting.json_lines(talk.print_raw) if talk.as_json else waiting.for_people()
+    try:
+        done = waiting.until_ended(talk.client, names, display)
+    except KeyboardInterrupt:
+        click.echo(f"batonctl: {WAIT_HINT}", err=True)
+        raise
+    except UnreachableError as error:
+        click.echo(f"batonctl: {error}; {WAIT_HINT}", err=True)
+        sys.exit(EXIT_UNREACHABLE)
+    if not done:
+        sys.exit(EXIT_REFUSED)
+
+
+@command
+@click.option("--all", "ended", is_flag=True, help="Ended sessions too.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(get_args(results.SessionState)),
+    help="Only those in this state.",
+)
+@click.option(
+    "--limit", default=100, show_default=True, type=click.IntRange(1, wire.LIST_LIMIT), help="So many ended ones."
+)
+def list_(talk: Conversation, *, ended: bool, states: tuple[results.SessionState, ...], limit: int) -> None:
+    """Sessions, one row each: live ones in the order they will run, then ended ones, newest first."""
+    params = wire.ListParams(ended=ended, states=states, limit=limit)
+    if answer := talk.ask("list", params, results.ListResult):
+        from daemon.ctl import screen
+
+        screen.show_list(answer)
+
+
+@command
+@click.argument("name")
+def show(talk: Conversation, name: str) -> None:
+    """Everything known of the session NAME."""
+    if answer := talk.ask("show", wire.NameParams(name=name), results.ShowResult):
+        from daemon.ctl import screen_show
+
+        screen_show.show_session(answer)
+
+
+@command
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the session has ended.")
+@click.option("--all", "whole", is_flag=True, help="From the beginning, not the last 64 KiB only.")
+def logs(talk: Conversation, *, name: str, follow: bool, whole: bool) -> None:
+    """What the worker of the session NAME printed."""
+    from daemon.ctl import following
+
+    for piece in following.pieces(talk.client, name, 0 if whole else None, follow=follow):
+        if talk.as_json:
+            talk.print_raw(talk.client.raw)
+        else:
+            click.echo(piece.text, nl=False)
+
+
+@command
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def cancel(talk: Conversation, names: tuple[str, ...]) -> None:
+    """End sessions: a queued one at once, a running one after the batch in flight."""
+    answer = talk.client.call("cancel", wire.CancelParams(names=names), results.CancelResult)
+    if talk.as_json:
+        talk.print_raw(talk.client.raw)
+    else:
+        for name in answer.cancelled:
+            click.echo(f"cancelled {name}")
+        for refused in answer.refused:
+            click.echo(f"batonctl: {refused.reason}", err=True)
+    if answer.refused:
+        sys.exit(EXIT_REFUSED)
+
+
+@command
+@click.argument("name")
+def retry(talk: Conversation, name: str) -> None:
+    """Queue the failed or cancelled session NAME again; it resumes its own output."""
+    if answer := talk.ask("retry", wire.NameParams(name=name), results.RetryResult):
+        click.echo(f"queued {answer.name} again, {_place(answer.place)}, from item {answer.cursor}")
+
+
+@command
+@click.argument("name")
+@click.option("--first", is_flag=True, help="Before all others of its priority.")
+@click.option("--last", is_flag=True, help="After all others of its priority.")
+@click.option("--before", metavar="OTHER", help="Before the queued session OTHER; takes its priority.")
+def move(talk: Conversation, *, name: str, first: bool, last: bool, before: str | None) -> None:
+    """Give the queued session NAME another place."""
+    if first + last + (before is not None) != 1:
+        raise click.UsageError("give one of --first, --last and --before OTHER")
+    params = wire.MoveParams(name=name, first=first, last=last, before=before)
+    if answer := talk.ask("move", params, results.MoveResult):
+        click.echo(f"{answer.name} is at place {answer.place}")
