@@ -75,9 +75,9 @@ def live_names(world: World) -> list[str]:
     return [worker.session.name for _, worker in live_workers(world)] + [session.name for session in world.queue]
 
 
-def place(world: World, name: str) -> int | None:
-    """The place in the queue, 1 is next; None when it is not queued."""
-    return next((index for index, session in enumerate(world.queue, 1) if session.name == name), None)
+def place(world: World, name: str) -> int:
+    """The place in the queue, 1 is next; 0 when it is not queued."""
+    return next((index for index, session in enumerate(world.queue, 1) if session.name == name), 0)
 
 
 def next_order(world: World) -> float:

@@ -59,7 +59,11 @@ ONLY: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("baton", ("daemon.worker",), "it is the worker's end of the channel"),
     ("daemon.worker", ("daemon.worker",), "it is another process: it is started, never imported"),
     ("daemon.service", ("daemon.__main__",), "it puts everything together: whoever imports it has everything"),
-    ("daemon.loop", ("daemon.service", "daemon.handlers"), "decisions are asked for there, and made nowhere else"),
+    (
+        "daemon.loop",
+        ("daemon.service", "daemon.handlers", "daemon.looking", "daemon.submissions"),
+        "decisions are asked for there, and made nowhere else",
+    ),
     (
         "states.lifecycle",
         ("daemon.loop", "states"),
