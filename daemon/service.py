@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from daemon import adoption, views, worklogs
+from daemon import adoption, views
 from daemon.adoption import Reception
 from daemon.config import Config
 from daemon.control import ControlServer
@@ -33,6 +32,7 @@ from daemon.nursery import Nursery
 from daemon.perform import Performer
 from daemon.readings import Readings
 from daemon.records import Loaded, WorkerRecord
+from daemon.register import Register
 from daemon.reload import Refused, Reloaded, Reloader, hangup_reloads
 from daemon.sessionfile import SessionSpec
 from daemon.store import RecordError, Store
@@ -55,7 +55,7 @@ from daemon.workers import Alive, Crew
 from states.decision import Decision
 from states.effects import Effect
 from states.events import Cancel, Event, Exited, Kill, Queued, Stop
-from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished, SessionRetried, StandbyStarted
+from states.notes import Note, SessionCancelled, SessionFailed, SessionFinished, StandbyStarted
 from states.restore import Remnant, restore
 from states.snapshot import Lane, State, World, find
 
@@ -64,9 +64,6 @@ TRANSCRIPT: Final = "transcript.json"
 REJOIN_MARGIN_S: Final = 10.0  # a worker that gave up has this long to drain
 KILL_WAIT_S: Final = 10.0  # after a second signal, for the killed to be gone
 LEAVE_WAIT_S: Final = 5.0  # as long for a standby, where the others are left running
-PRUNE_INTERVAL_S: Final = 3600.0
-CHECKPOINT_INTERVAL_S: Final = 60.0
-HANDING_OVER: Final = (State.DRAINING, State.SWAPPING)
 ENDED = (SessionFinished, SessionFailed, SessionCancelled)
 
 
@@ -90,6 +87,7 @@ class Service:
         self._given = given
         self._reloader = Reloader(reread, self._configure, self._tell)
         self._store = store
+        self._register = Register(store, lambda name: self._crew.log_path(name), self._tell)
         self._log = log
         self._specs: dict[str, SessionSpec] = {}
         self._started_at = time.monotonic()
@@ -106,7 +104,7 @@ class Service:
         """Serve until told to stop; 0 when every session was drained, 1 when some were ended by force."""
         found = self._load()
         self._devices = Devices(found.gpus, {record.lane for record in self._store.workers()})
-        self._note_worker(lambda: self._store.keep_gpus(self._devices.discover()))
+        self._register.note(lambda: self._store.keep_gpus(self._devices.discover()))
         async with AsyncExitStack() as ending:
             self._readings = Readings(
                 self._devices,
@@ -123,7 +121,9 @@ class Service:
                 use_fork_server=self._config.launcher != "exec",
             )
             ending.callback(nursery.close)
-            self._crew = Crew(nursery, self._post, self._config.log_dir, born=self._born, rejoin=self._rejoin)
+            self._crew = Crew(
+                nursery, self._post, self._config.log_dir, born=self._register.worker_started, rejoin=self._rejoin
+            )
             ending.callback(self._crew.close)
             self._transcript = Transcript(
                 self._crew.log_path,
@@ -144,7 +144,12 @@ class Service:
             self._tell_started()
             chores = [
                 asyncio.create_task(chore)
-                for chore in (self._readings.watch(), nursery.warm(), self._tidy_record(), self._supervision.run())
+                for chore in (
+                    self._readings.watch(),
+                    nursery.warm(),
+                    self._register.tidy(lambda: self._config.history, lambda: self._loop.world),
+                    self._supervision.run(),
+                )
             ]
             ending.push_async_callback(_end, chores)
             for fact in self._missed:
@@ -211,7 +216,7 @@ class Service:
             self._tell(WorkerFound(record.session, record.generation, record.pid, left.story))
             if session is None or record.lane not in lanes:
                 left.kill()  # its session has ended, or its device is gone
-                self._forget_worker(record.generation)
+                self._register.worker_gone(record.generation)
                 continue
             if not record.promoted:
                 left.kill()  # it has begun nothing, and at its low priority may be slow to see that it is alone
@@ -226,7 +231,7 @@ class Service:
         kept = {remnant.generation for remnant in remnants}
         for record in self._store.workers():
             if record.generation not in kept:
-                self._forget_worker(record.generation)
+                self._register.worker_gone(record.generation)
         return remnants
 
     def _turned_away(self, reason: str) -> None:
@@ -270,7 +275,9 @@ class Service:
         self._readings.look(decision.after)
         for note in decision.notes:
             self._tell(note, seq, moment)
-            self._keep_output(note)
+            if isinstance(note, StandbyStarted):
+                self._transcript.begin(note.session, note.lane, note.generation)
+            self._register.keep_output(note)
             if isinstance(note, ENDED):
                 self._specs.pop(note.session, None)
 
@@ -288,7 +295,7 @@ class Service:
             self._transcript.ended(event.generation)
         if self._departure is not None and self._departure.withholds(event):
             if isinstance(event, Exited):
-                self._forget_worker(event.generation)
+                self._register.worker_gone(event.generation)
             return
         if isinstance(event, Exited):
             record = self._awaited.pop(event.generation, None)
@@ -301,34 +308,6 @@ class Service:
                 self._readings.before(found[0].name, lambda: self._loop.post(replace(event, at=time.monotonic())))
                 return
         self._loop.post(event)
-
-    def _born(self, worker: Alive) -> None:
-        started = worker.started
-        if started is not None:
-            self._note_worker(
-                lambda: self._store.worker_started(worker.generation, worker.session, worker.lane, worker.pid, started)
-            )
-
-    def _keep_output(self, note: Note) -> None:
-        """Of a worker that failed, what it printed last; of each that is to be started, where its output begins."""
-        match note:
-            case StandbyStarted(session=name):
-                self._transcript.begin(name, note.lane, note.generation)
-                log_start = worklogs.size(self._crew.log_path(name))
-                self._note_worker(lambda: self._store.log_tails.begin(name, log_start))
-            case SessionFailed(session=name, attempt=attempt) | SessionRetried(session=name, attempt=attempt):
-                read = partial(worklogs.tail, self._crew.log_path(name))
-                self._note_worker(lambda: self._store.log_tails.keep(name, attempt, read))
-
-    def _forget_worker(self, generation: int) -> None:
-        self._note_worker(partial(self._store.worker_gone, generation))
-
-    def _note_worker(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except RecordError as error:
-            # Sessions go on; what is lost is how a later daemon would find a process, or what one had printed.
-            self._tell(RecordFailedStory(str(error)))
 
     def _fell_back(self, reason: str) -> None:
         self._tell(LauncherFellBack(self._config.launcher, "exec", reason))
@@ -356,25 +335,6 @@ class Service:
             queued += len(self._departure.handed_back)
             left_running = len(self._departure.sessions)
         self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, queued, left_running))
-
-    # While it runs
-
-    async def _tidy_record(self) -> None:
-        """Take what is too old out of the record, and write its journal back: never during a handover."""
-        prune_at = time.monotonic()
-        while True:
-            try:
-                if time.monotonic() >= prune_at:
-                    prune_at = time.monotonic() + PRUNE_INTERVAL_S
-                    history = self._config.history
-                    pruned = self._store.prune(history.days, history.size_bytes, datetime.now(UTC))
-                    for name in pruned.forgotten:
-                        worklogs.remove(self._crew.log_path(name))
-                if not any(lane.state in HANDING_OVER for lane in self._loop.world.lanes.values()):
-                    self._store.checkpoint()
-            except RecordError as error:
-                self._tell(RecordFailedStory(str(error)))
-            await asyncio.sleep(CHECKPOINT_INTERVAL_S)
 
     # Ending
 
