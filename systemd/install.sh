@@ -67,6 +67,11 @@ PY
       sed -i "s|$VENV|$HOME_DIR|g" "$file"
     done
   fi
+  # Made by the version of click that is there: it is also what answers them.
+  mkdir -p "$VENV/share/completions"
+  for shell in bash zsh fish; do
+    _BATONCTL_COMPLETE=${shell}_source "$VENV/bin/python" -P -m daemon.cli >"$VENV/share/completions/batonctl.$shell"
+  done
   # The service may not write here, so what is compiled is compiled now. Files for other versions of Python do not matter.
   "$VENV/bin/python" -m compileall -q -j 0 ${DESTDIR:+-s "$DESTDIR"} -p / "$VENV"/lib/python*/site-packages >/dev/null 2>&1 || true
 }
@@ -98,7 +103,10 @@ files() {
   put 644 "$SOURCE/systemd/tmpfiles.d/batond.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/batond.conf"
   configuration
   for page in "$SOURCE"/README.md "$SOURCE"/LICENSE "$SOURCE"/docs/*.md; do put 644 "$page" "$DOC/${page##*/}"; done
-  completions | while read -r file target; do put 644 "$SOURCE/completions/$file" "$DESTDIR$target"; done
+  completions | while read -r shell link; do
+    mkdir -p "$DESTDIR${link%/*}"
+    ln -sfn "$HOME_DIR/share/completions/batonctl.$shell" "$DESTDIR$link"
+  done
   if live; then
     systemd-sysusers
     systemd-tmpfiles --create "$PREFIX/lib/tmpfiles.d/batond.conf"
@@ -110,12 +118,10 @@ files() {
   fi
 }
 
-completions() { # FILE TARGET, where this version has them
-  for pair in "batonctl.bash $PREFIX/share/bash-completion/completions/batonctl" \
-    "_batonctl $PREFIX/share/zsh/site-functions/_batonctl" \
-    "batonctl.fish $PREFIX/share/fish/vendor_completions.d/batonctl.fish"; do
-    [ ! -e "$SOURCE/completions/${pair%% *}" ] || echo "$pair"
-  done
+completions() { # SHELL LINK
+  echo "bash $PREFIX/share/bash-completion/completions/batonctl"
+  echo "zsh $PREFIX/share/zsh/site-functions/_batonctl"
+  echo "fish $PREFIX/share/fish/vendor_completions.d/batonctl.fish"
 }
 
 remove() {
@@ -136,8 +142,7 @@ remove() {
   rm -f "$UNITS/batond.service" "$UNITS/batond.socket" "$UNITS/batond.service.d/10-nvidia.conf"
   rmdir "$UNITS/batond.service.d" 2>/dev/null || true
   rm -f "$DESTDIR$PREFIX/lib/sysusers.d/batond.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/batond.conf"
-  rm -f "$DESTDIR$PREFIX/share/bash-completion/completions/batonctl" \
-    "$DESTDIR$PREFIX/share/zsh/site-functions/_batonctl" "$DESTDIR$PREFIX/share/fish/vendor_completions.d/batonctl.fish"
+  completions | while read -r _ link; do rm -f "$DESTDIR$link"; done
   rm -rf "$DOC" "$VENV" "$DESTDIR/var/cache/batond"
   if live; then
     rm -rf /run/batond

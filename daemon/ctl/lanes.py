@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from daemon import results, wire
+from daemon.ctl import completion
 from daemon.ctl.client import gone
 from daemon.ctl.conversation import EXIT_REFUSED, Conversation, command
 
@@ -19,7 +20,7 @@ GONE_TIMEOUT_S = 30.0  # for a daemon that waits for nobody: the next one can be
 def lanes(function: Callable[..., None]) -> Callable[..., None]:
     """The lane argument that `drain`, `pause` and `resume` share."""
     everything = click.option("--all", "every", is_flag=True, help="All lanes.")
-    return click.argument("lane", required=False)(everything(function))
+    return click.argument("lane", required=False, shell_complete=completion.lanes)(everything(function))
 
 
 @command
@@ -32,8 +33,13 @@ def status(talk: Conversation) -> None:
 
 
 @command
-@click.argument("lane", required=False)
-@click.option("--to", metavar="NAME", help="To this queued session, not to the next one.")
+@click.argument("lane", required=False, shell_complete=completion.lanes)
+@click.option(
+    "--to",
+    metavar="NAME",
+    shell_complete=completion.sessions("queued"),
+    help="To this queued session, not to the next one.",
+)
 @click.option("--force", is_flag=True, help="Also a session that cannot resume: it starts again from its first item.")
 def swap(talk: Conversation, *, lane: str | None, to: str | None, force: bool) -> None:
     """Hand LANE over now (it may be left out where there is one)."""

@@ -9,9 +9,11 @@ from typing import Any, get_args
 import click
 
 from daemon import results, wire
+from daemon.ctl import completion
 from daemon.ctl.client import SUBMIT_TIMEOUT_S, UnreachableError
 from daemon.ctl.conversation import EXIT_REFUSED, EXIT_UNREACHABLE, Conversation, command
 
+LIVE: tuple[results.SessionState, ...] = ("queued", "preparing", "ready", "running", "draining", "committing")
 WAIT_HINT = "the sessions go on; see them with `batonctl status`, end one with `batonctl cancel NAME`"
 
 
@@ -94,7 +96,7 @@ def list_(talk: Conversation, *, ended: bool, states: tuple[results.SessionState
 
 
 @command
-@click.argument("name")
+@click.argument("name", shell_complete=completion.sessions())
 def show(talk: Conversation, name: str) -> None:
     """Everything known of the session NAME."""
     if answer := talk.ask("show", wire.NameParams(name=name), results.ShowResult):
@@ -104,7 +106,7 @@ def show(talk: Conversation, name: str) -> None:
 
 
 @command
-@click.argument("name")
+@click.argument("name", shell_complete=completion.sessions())
 @click.option("-f", "--follow", is_flag=True, help="Go on until the session has ended.")
 @click.option("--all", "whole", is_flag=True, help="From the beginning, not the last 64 KiB only.")
 def logs(talk: Conversation, *, name: str, follow: bool, whole: bool) -> None:
@@ -119,7 +121,7 @@ def logs(talk: Conversation, *, name: str, follow: bool, whole: bool) -> None:
 
 
 @command
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=completion.sessions(*LIVE))
 def cancel(talk: Conversation, names: tuple[str, ...]) -> None:
     """End sessions: a queued one at once, a running one after the batch in flight."""
     answer = talk.client.call("cancel", wire.CancelParams(names=names), results.CancelResult)
@@ -135,7 +137,7 @@ def cancel(talk: Conversation, names: tuple[str, ...]) -> None:
 
 
 @command
-@click.argument("name")
+@click.argument("name", shell_complete=completion.sessions("failed", "cancelled"))
 def retry(talk: Conversation, name: str) -> None:
     """Queue the failed or cancelled session NAME again; it resumes its own output."""
     if answer := talk.ask("retry", wire.NameParams(name=name), results.RetryResult):
@@ -143,10 +145,15 @@ def retry(talk: Conversation, name: str) -> None:
 
 
 @command
-@click.argument("name")
+@click.argument("name", shell_complete=completion.sessions("queued"))
 @click.option("--first", is_flag=True, help="Before all others of its priority.")
 @click.option("--last", is_flag=True, help="After all others of its priority.")
-@click.option("--before", metavar="OTHER", help="Before the queued session OTHER; takes its priority.")
+@click.option(
+    "--before",
+    metavar="OTHER",
+    shell_complete=completion.sessions("queued"),
+    help="Before the queued session OTHER; takes its priority.",
+)
 def move(talk: Conversation, *, name: str, first: bool, last: bool, before: str | None) -> None:
     """Give the queued session NAME another place."""
     if first + last + (before is not None) != 1:

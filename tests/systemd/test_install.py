@@ -85,6 +85,20 @@ def test_the_environment_runs_and_does_not_say_where_it_was_made(installed: Path
     assert str(installed).encode() not in compiled[0].read_bytes()
 
 
+def test_shells_find_their_completions(installed: Path) -> None:
+    """Where each looks by itself; links into the environment, as the commands are."""
+    for shell, link in (
+        ("bash", "usr/local/share/bash-completion/completions/batonctl"),
+        ("zsh", "usr/local/share/zsh/site-functions/_batonctl"),
+        ("fish", "usr/local/share/fish/vendor_completions.d/batonctl.fish"),
+    ):
+        script = installed / str((installed / link).readlink())[1:]
+        assert f"_BATONCTL_COMPLETE={shell}_complete" in script.read_text()
+    assert script.read_text().startswith("function _batonctl_completion")
+    zsh = (installed / "opt/batond/share/completions/batonctl.zsh").read_text()
+    assert zsh.startswith("#compdef batonctl\n"), "by which zsh knows what it is for"
+
+
 def test_an_edited_configuration_is_never_overwritten(tmp_path: Path) -> None:
     """One that was not edited gets the new version's; what was edited stays, also when batond goes."""
     run = [str(ROOT / "systemd" / "install.sh")]

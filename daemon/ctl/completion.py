@@ -1,0 +1,53 @@
+"""What the shell offers at a Tab for names of sessions and lanes. Silent where there is no daemon to ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import click
+import msgspec
+
+from daemon import results, wire
+from daemon.ctl.client import Client, UnreachableError, find_socket
+
+PATIENCE_S = 2.0  # somebody waits with a finger on the key
+MOST = 500  # more names than that are no help
+
+Completion: TypeAlias = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def sessions(*states: results.SessionState) -> Completion:
+    """Names of the sessions in these states; of none in particular: of all that are kept, live ones first."""
+
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        def names(client: Client) -> Iterable[str]:
+            params = wire.ListParams(ended=not states, states=states, limit=MOST)
+            rows = client.call("list", params, results.ListResult, PATIENCE_S).sessions
+            given = ctx.params.get("names") or ()
+            return [row.name for row in rows if row.name not in given]
+
+        return _asked(ctx, names, incomplete)
+
+    return complete
+
+
+def lanes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the lanes."""
+
+    def names(client: Client) -> Iterable[str]:
+        return [lane.name for lane in client.call("status", wire.Params(), results.StatusResult, PATIENCE_S).lanes]
+
+    return _asked(ctx, names, incomplete)
+
+
+def _asked(ctx: click.Context, names: Callable[[Client], Iterable[str]], incomplete: str) -> list[str]:
+    try:
+        client = Client(find_socket(ctx.find_root().params.get("socket"), os.environ))
+        try:
+            return [name for name in names(client) if name.startswith(incomplete)][:MOST]
+        finally:
+            client.close()
+    except (UnreachableError, wire.Refusal, msgspec.DecodeError):  # a line of it would lie across what is being typed
+        return []
