@@ -131,9 +131,10 @@ def rate(items_s: float | None) -> str:
     return f"{items_s:,.0f}/s" if items_s >= 100 else f"{items_s:.3g}/s"
 
 
-def items(done: int, total: int | None) -> str:
-    """Done and total."""
-    return f"{done}/{total}" if total is not None else (str(done) if done else "")
+def items(done: int, total: int | None, skipped: int = 0) -> str:
+    """Done and total, and of the done those that gave no result."""
+    count = f"{done}/{total}" if total is not None else (str(done) if done else "")
+    return f"{count}, {skipped} skipped" if skipped else count
 
 
 def left(seconds: float | None, spread: float | None) -> str:
@@ -260,7 +261,7 @@ def show_list(answer: ListResult) -> None:
             Text(safe(row.name)),
             word(row.state),
             Text(safe(row.lane or "")),
-            Text(items(row.done, row.total)),
+            Text(items(row.done, row.total, row.errors)),
             Text(rate(row.rate_items_s)),
             Text(left(row.remaining_s, None)),
             Text(f"{row.attempt}/{row.max_attempts}" if row.attempt > 1 else "", style="dim"),
@@ -301,7 +302,7 @@ def _computes(row: Row) -> bool:
 
 
 def _cells(row: Row) -> tuple[str, str, str]:
-    return items(row.done, row.total), rate(row.rate_items_s), left(row.remaining_s, row.remaining_spread_s)
+    return items(row.done, row.total, row.errors), rate(row.rate_items_s), left(row.remaining_s, row.remaining_spread_s)
 
 
 def _bar_line(row: Row, widths: list[int]) -> RenderableType:

@@ -84,7 +84,7 @@ def _change_lines() -> Iterator[Show]:
 
     def write(row: Row) -> None:
         where = f" on {row.lane}" if row.lane else ""
-        count = items(row.done, row.total)
+        count = items(row.done, row.total, row.errors)
         reason = f": {safe(row.reason)}" if row.reason else ""
         tell(f"{clock(_now())} {row.name} {row.state}{where}{f' {count}' if count else ''}{reason}")
 

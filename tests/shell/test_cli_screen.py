@@ -20,7 +20,7 @@ import pytest
 from daemon import views
 from daemon.ctl import screen
 from daemon.ctl.waiting import _visible
-from daemon.results import Row
+from daemon.results import ListResult, Row
 from states.snapshot import State
 from tests.shell.batonctl_runs import BATONCTL, batonctl, ended, environment, out, submitted
 from tests.shell.control_stage import PATIENCE_S, Stage, session_file
@@ -284,3 +284,8 @@ def test_durations_sizes_and_rates_read_well() -> None:
     assert [screen.size(n) for n in (None, 0, 100 << 20, 3 << 30)] == ["", "", "100 MiB", "3.0 GiB"]
     assert [screen.rate(r) for r in (None, 0.5, 12345.6)] == ["", "0.5/s", "12,346/s"]
     assert screen.safe("a\x1b[2Jb\nc\u202e") == "ab c "
+
+
+def test_what_was_skipped_is_seen_where_items_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.show_list(ListResult(sessions=(Row(name="a", state="done", done=10, total=10, errors=2),)))
+    assert "10/10, 2 skipped" in capsys.readouterr().out
