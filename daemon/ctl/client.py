@@ -147,6 +147,16 @@ class Client:
         self.close()
 
 
+def again(client: Client) -> Client:
+    """Another connection to where this one was; the same one, where nobody takes it."""
+    try:
+        found = Client(client.path)
+    except UnreachableError:
+        return client
+    client.close()
+    return found
+
+
 def gone(pid: int, timeout_s: float) -> bool:
     """Wait until a process is gone; False where it is still there after so many seconds."""
     try:
@@ -176,4 +186,6 @@ def _why(error: OSError) -> str:
 
 
 def _remedy(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "whoever is in its group may: `usermod -aG GROUP USER`, and log in again"
     return "try again" if error.errno == errno.EAGAIN else START

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from tests.chaos import report
-from tests.chaos.judge import judge, recorded
+from tests.chaos.judge import judge, recorded, unlike_schema
 from tests.chaos.lives import ROOT, logged, said
 from tests.chaos.place import Place
 from tests.chaos.plan import GAP_S
@@ -51,6 +51,7 @@ def run(out: Path, seed: int, seconds: float, gap_s: float) -> int:
         outcome = Story(place, seed, seconds, gap_s, Teller()).run()
         books, record = outcome.books, recorded(place.state / "batond.db")
         verdict = judge(books, record, logged(place.logs), said(place.logs), place.outputs, place.rows)
+        verdict.unlike_schema = unlike_schema(logged(place.logs))
         figures = report.summary(outcome, verdict)
         wrong = list(report.faults(outcome, verdict))
         report.write(figures | {"wrong": wrong}, out / "chaos.json")

@@ -20,6 +20,7 @@ from tests.chaos.lives import Event
 from tests.chaos.people import Answer, Answered, Books
 from tests.chaos.program import ROW_BYTES
 from tests.chaos.sessions import Session, expected
+from tests.logs.conforming import wrong
 
 ENDED: Final = ("done", "failed", "cancelled")
 END_EVENTS: Final = {"session.finished": "done", "session.failed": "failed", "session.cancelled": "cancelled"}
@@ -163,6 +164,7 @@ class Verdict:
     cancelled_unasked: list[str] = field(default_factory=list)
     failed_unexpectedly: dict[str, str] = field(default_factory=dict)
     alarms: Counter[str] = field(default_factory=Counter)
+    unlike_schema: Counter[str] = field(default_factory=Counter)  # lines of the log, by what is wrong with them
     tracebacks: int = 0
 
 
@@ -206,6 +208,11 @@ def judge(books: Books, record: Recorded, events: Iterable[Event], said: str, ou
 
 
 _NOTHING: Final = Answer(Answered.NOTHING)
+
+
+def unlike_schema(events: Iterable[Event]) -> Counter[str]:
+    """How many lines of the log are not as docs/events.schema.json says, by event and what is wrong."""
+    return Counter(f"{event.get('event')}: {why}" for event in events if (why := wrong(event)) is not None)
 
 
 def _judge_end(verdict: Verdict, books: Books, name: str, kept: list[tuple[str, str]], told: list[str]) -> None:

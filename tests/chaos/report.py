@@ -46,6 +46,7 @@ def summary(outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
         },
         "rss": outcome.rss,
         "alarms": dict(verdict.alarms),
+        "unlike_schema": dict(verdict.unlike_schema),
         "tracebacks": verdict.tracebacks,
         "daemon_restarts": outcome.daemon_restarts,
         "daemon_ended_by_itself": outcome.ended_by_itself,
@@ -74,6 +75,9 @@ def faults(outcome: Outcome, verdict: Verdict) -> Iterator[str]:
     if verdict.tracebacks:
         yield f"{verdict.tracebacks} tracebacks in the daemon's standard error"
     yield from (f"{count} times in the log: {alarm}" for alarm, count in verdict.alarms.items())
+    yield from (
+        f"{count} lines of the log are not as its schema says: {what}" for what, count in verdict.unlike_schema.items()
+    )
     left = outcome.descriptors_after - outcome.descriptors_before
     yield from (f"{count} more descriptors open than at the start: {what}" for what, count in left.items())
     if not outcome.drained:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.chaos import plan, processes, report
-from tests.chaos.judge import Rows, Verdict, count, judge, recorded, rows_of
+from tests.chaos.judge import Rows, Verdict, count, judge, recorded, rows_of, unlike_schema
 from tests.chaos.lives import Event, logged
 from tests.chaos.people import Answer, Answered, Books
 from tests.chaos.place import MARK
@@ -25,6 +25,8 @@ from tests.chaos.program import ROW_BYTES
 from tests.chaos.program import Rows as ProgramRows
 from tests.chaos.sessions import Session, expected
 from tests.chaos.story import Outcome
+
+LOG = Path(__file__).resolve().parents[1] / "logs" / "sample.jsonl"  # a daemon's
 
 ITEMS = 200
 MODEL = Session("model", "savedmodel", 10_000_000, ITEMS, "")
@@ -203,6 +205,16 @@ def test_other_broken_words_are_found(tmp_path: Path) -> None:
     verdict.alarms["count.mismatched"] += 1
     for kind in (verdict, *(ruling(tmp_path, [("program", "failed", "why")], []),)):
         assert wrongs(kind)
+
+
+def test_a_line_of_the_log_that_is_not_as_the_schema_says_is_found() -> None:
+    """A key that is not declared, one that is missing, an event that is none."""
+    lines = [json.loads(line) for line in LOG.read_text("utf-8").splitlines()]
+    assert unlike_schema(lines) == Counter()
+    spoilt = [lines[0] | {"more": 1}, {key: value for key, value in lines[0].items() if key != "ts"}, {"event": "none"}]
+    found = unlike_schema([*lines, *spoilt, *spoilt])
+    assert list(found.values()) == [2, 2, 2]
+    assert len(wrongs(Verdict(unlike_schema=found))) == 3
 
 
 def test_orphans_leaks_and_ends_of_the_daemon_are_told() -> None:

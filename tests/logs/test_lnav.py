@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.logs import lnav_format
+from tests.logs import lnav_format, packages
 from tests.logs.asked import queries
 from tests.logs.conforming import assert_conforming
 from tests.logs.make_sample import SAMPLE
@@ -36,20 +34,24 @@ def test_each_question_has_both_answers() -> None:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home where the format is installed as the document says."""
-    if shutil.which("lnav") is None:
-        pytest.skip("lnav is not installed")
+    if (reason := packages.why_not("lnav")) is not None:
+        pytest.skip(reason)
     home = tmp_path_factory.mktemp("home")
-    subprocess.run(["lnav", "-i", str(lnav_format.FORMAT)], env=environment(home), check=True, timeout=60)
+    subprocess.run([lnav(), "-i", str(lnav_format.FORMAT)], env=environment(home), check=True, timeout=60)
     return home
 
 
+def lnav() -> str:
+    return str(packages.program("lnav"))
+
+
 def environment(home: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "TERM": "dumb", "LANG": "C.UTF-8"}
+    return packages.libraries() | {"HOME": str(home), "TERM": "dumb", "LANG": "C.UTF-8"}
 
 
 def ask(home: Path, query: str) -> list[dict[str, str]]:
     done = subprocess.run(
-        ["lnav", "-n", "-c", f";{' '.join(query.split())}", "-c", ":write-csv-to -", str(SAMPLE)],
+        [lnav(), "-n", "-c", f";{' '.join(query.split())}", "-c", ":write-csv-to -", str(SAMPLE)],
         env=environment(home),
         cwd=home,
         capture_output=True,

@@ -1,23 +1,21 @@
-"""batond's log in a real journal, and from there through rsyslog and syslog-ng, with the files that are documented."""
+"""batond's log in a real journal: found by its fields, asked as docs/logs.md says, and while the journal is away."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from tests.logs import packages
 from tests.logs.asked import queries
 from tests.logs.conforming import assert_conforming
 from tests.logs.make_sample import SAMPLE
 from tests.systemd.machine import OWN, Machine, stand_in
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples" / "logs"
-COLLECTED = "/var/log/batond.jsonl"
-LONG = 20_000  # characters of an exception's text: more than some collectors take by themselves
+LONG = 20_000  # characters of an exception's text: a line of it is cut
+JOURNAL = ("systemd-journald.socket", "systemd-journald-dev-log.socket", "systemd-journald.service")
 FEED = """
 import json, sys
 from collections import deque
@@ -54,6 +52,25 @@ def test_the_journal_finds_events_by_their_fields(machine: Machine) -> None:
     assert (told["items"], str(told["seq"])) == (20, finished["BATON_SEQ"])
 
 
+def test_a_handover_is_there_with_its_fields(machine: Machine) -> None:
+    """Each way that the lane went, and what came of it: fields, priority, and the whole event as the message."""
+    machine.submit(stand_in("from") + stand_in("to"))
+    machine.event("session.finished", session="to")
+    moves = ask(machine, "BATON_LANE=cpu", "BATON_EVENT=lane.moved")
+    assert all(before["BATON_TO"] == after["BATON_FROM"] for before, after in pairwise(moves))
+    (begun,) = ask(machine, "BATON_FROM=Swapping", "BATON_TO=Running", "BATON_SESSION=to")
+    assert begun in moves
+    (handover,) = ask(machine, "BATON_LANE=cpu", "BATON_EVENT=handover.completed", "BATON_SESSION=to")
+    assert handover["BATON_FROM_SESSION"] == "from"
+    for entry in (*moves, handover):
+        told = json.loads(entry["MESSAGE"])
+        assert_conforming([told])
+        assert entry["PRIORITY"] == "6"
+        plain = {key: value for key, value in told.items() if isinstance(value, str | int | float)}
+        for key in plain.keys() - {"ts", "level"}:
+            assert entry[f"BATON_{key.upper()}"] == str(plain[key])
+
+
 def test_what_a_worker_prints_is_found_by_its_session(machine: Machine) -> None:
     machine.submit(program("loud", f"print('hel' + 'lo', flush=True); raise ValueError('x' * {LONG})"))
     machine.event("session.failed", session="loud")
@@ -76,6 +93,39 @@ def test_a_journal_that_stands_still_holds_nothing_up(machine: Machine) -> None:
     machine.until(lambda: ask(machine, "BATON_EVENT=session.finished", "BATON_SESSION=still11"), "its entry")
 
 
+def test_a_journal_that_is_restarted_loses_nothing(machine: Machine) -> None:
+    """Four times, and once with its sockets: then there is nobody to send to, and the daemon holds all of it back.
+
+    What it emitted is what its record has: both are written of the same decision, and only one of them in the journal.
+    """
+    machine.mark()
+    daemon = machine.main_pid()
+    begun = machine.ctl("status")["seq"]
+    names = [f"restart{number}" for number in range(30)]
+    machine.submit("".join(stand_in(name, items=5) for name in names))
+
+    def done(name: str) -> None:
+        machine.until(lambda: machine.ctl("show", name)["session"]["state"] == "done", f"the end of {name}")
+
+    for name in names[3:15:3]:
+        done(name)
+        machine.systemctl("restart", "systemd-journald.service")
+    machine.systemctl("stop", *JOURNAL)
+    done(names[24])
+    machine.systemctl("start", *JOURNAL)
+    done(names[-1])
+    machine.event("worker.exited", session=names[-1])
+    recorded = machine.run("batonctl", "events", "--since", str(begun), "--json").splitlines()
+    emitted = [told for told in map(json.loads, recorded) if told["level"] != "debug"]
+    journaled = machine.log()
+    for told in (*emitted, *journaled):
+        del told["ts"]  # of the record, and of the line
+    assert [told for told in journaled if told["seq"] is not None] == emitted
+    assert [told["event"] for told in journaled if told["seq"] is None] == [], "as log.dropped is"
+    assert {told["session"] for told in journaled if told["event"] == "session.finished"} == set(names)
+    assert machine.main_pid() == daemon
+
+
 def test_every_line_in_the_journal_conforms(machine: Machine) -> None:
     entries = ask(machine, "SYSLOG_IDENTIFIER=batond", "_SYSTEMD_UNIT=batond.service")
     assert len(entries) > 20
@@ -85,8 +135,8 @@ def test_every_line_in_the_journal_conforms(machine: Machine) -> None:
 @pytest.fixture(scope="module")
 def sampled(machine: Machine) -> Machine:
     """With the kept log in its journal too."""
-    if shutil.which("jq") is None:
-        pytest.skip("jq is not installed")
+    if (reason := packages.why_not("jq")) is not None:
+        pytest.skip(reason)
     machine.write("/srv/sample.jsonl", SAMPLE.read_text("utf-8"))
     machine.run(OWN, "-c", FEED, "/srv/sample.jsonl")
     machine.run("journalctl", "--sync")
@@ -97,52 +147,3 @@ def sampled(machine: Machine) -> Machine:
 def test_the_journal_answers(sampled: Machine, question: str) -> None:
     said = sampled.run("bash", "-o", "pipefail", "-c", queries("sh")[question])
     assert said.strip()
-
-
-def collected(machine: Machine, session: str) -> list[dict[str, Any]]:
-    """What the collector wrote, once it has written of that session's end."""
-    ends = f'"session":"{session}"', f'"session": "{session}"'
-
-    def read() -> list[str]:
-        lines = machine.read(COLLECTED).splitlines()
-        return lines if any("session.failed" in line and any(end in line for end in ends) for line in lines) else []
-
-    return [json.loads(line) for line in machine.until(read, f"the end of {session} in {COLLECTED}")]
-
-
-def shipped(machine: Machine, session: str) -> None:
-    """One session's events come through, whole and once, a long one too."""
-    machine.submit(program(session, f"raise ValueError('x' * {LONG})"))
-    machine.event("session.failed", session=session)
-    lines = [line for line in collected(machine, session) if line.get("session") == session]
-    assert_conforming(lines)
-    assert [line["event"] for line in lines].count("worker.traceback") == 1
-    assert [line["seq"] for line in lines if line["event"] == "session.failed"] == [
-        event["seq"] for event in machine.told("session.failed", session=session)
-    ]
-    machine.run("rm", "-f", COLLECTED)
-
-
-def test_rsyslog_passes_the_lines_on(machine: Machine) -> None:
-    if shutil.which("rsyslogd", path="/usr/sbin:/usr/bin") is None:
-        pytest.skip("rsyslog is not installed")
-    machine.write("/etc/rsyslog.d/10-batond.conf", (EXAMPLES / "rsyslog-batond.conf").read_text("utf-8"))
-    checked = machine.run("rsyslogd", "-N1")
-    assert "error" not in checked
-    machine.run("systemd-run", "--unit=rsyslogd", "rsyslogd", "-n")
-    try:
-        shipped(machine, "by-rsyslog")
-    finally:
-        machine.systemctl("stop", "rsyslogd.service", status=None)
-
-
-def test_syslog_ng_passes_the_lines_on(machine: Machine) -> None:
-    if shutil.which("syslog-ng", path="/usr/sbin:/usr/bin") is None:
-        pytest.skip("syslog-ng is not installed")
-    machine.write("/etc/syslog-ng/conf.d/batond.conf", (EXAMPLES / "syslog-ng-batond.conf").read_text("utf-8"))
-    machine.run("syslog-ng", "--syntax-only")
-    machine.run("systemd-run", "--unit=syslog-ngd", "syslog-ng", "-F")
-    try:
-        shipped(machine, "by-syslog-ng")
-    finally:
-        machine.systemctl("stop", "syslog-ngd.service", status=None)

@@ -7,6 +7,7 @@
 #     STAGE   a folder whose content is put over / before the boot
 #     SOURCE:TARGET   a host folder that appears there, read-only (all else of the host is there anyway, but for
 #                     /tmp, /run, /var/log and /dev)
+#   CGROUPS=v2 in the environment: with the unified hierarchy alone, also where the host has others beside it
 set -euo pipefail
 die() { echo "boot.sh: $*" >&2; exit 125; }
 
@@ -98,7 +99,9 @@ trap 'exit 130' INT TERM HUP
 # A control group of ours in every hierarchy, below the one this process is in.
 while read -r mp fstype opts; do
   if [ "$fstype" = cgroup2 ]; then
-    rel=$(sed -n 's/^0:://p' /proc/self/cgroup); [ "$mp" = /sys/fs/cgroup ] && h=v2 || h=unified
+    rel=$(sed -n 's/^0:://p' /proc/self/cgroup)
+    if [ "$mp" = /sys/fs/cgroup ] || [ "${CGROUPS-}" = v2 ]; then h=v2; else h=unified; fi
+  elif [ "${CGROUPS-}" = v2 ]; then continue
   else
     h=$(tr , '\n' <<<"$opts" | grep -E '^(name=.*|cpu|cpuacct|cpuset|memory|devices|freezer|blkio|pids|net_cls|net_prio|perf_event|hugetlb)$' | paste -sd,)
     rel=$(sed -nE "s/^[0-9]+:${h}://p" /proc/self/cgroup)
@@ -108,7 +111,7 @@ while read -r mp fstype opts; do
   for f in cpuset.mems cpuset.cpus; do [ ! -e "$d/$f" ] || cat "${d%/*}/$f" > "$d/$f" 2>/dev/null || true; done
   GROUPS_MADE+=("$d"); echo "$h" >> "$W/hierarchies"
 done < <(awk '$9=="cgroup"||$9=="cgroup2"||$10=="cgroup"||$10=="cgroup2"{print $5, ($9 ~ /^cgroup/ ? $9 : $10), $NF}' /proc/self/mountinfo)
-[ ${#GROUPS_MADE[@]} -gt 0 ] || die "no control groups are mounted"
+[ ${#GROUPS_MADE[@]} -gt 0 ] || die "no control groups${CGROUPS:+ of $CGROUPS} are mounted"
 
 (
   for d in "${GROUPS_MADE[@]}"; do echo "$BASHPID" > "$d/cgroup.procs"; done

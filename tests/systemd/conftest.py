@@ -6,15 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.logs.conforming import assert_conforming
 from tests.systemd.machine import OUT, SETTINGS, Machine, why_not
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    """A booted machine with batond installed."""
-    if (reason := why_not()) is not None:
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine with batond installed. `on_both` gives a test two of them."""
+    cgroups: str = getattr(request, "param", "")
+    if (reason := why_not(cgroups)) is not None:
         pytest.skip(reason)
-    with Machine() as machine:
+    with Machine(cgroups=cgroups) as machine:
         yield machine
 
 
@@ -27,6 +29,7 @@ def service(machine: Machine) -> Iterator[Machine]:
     yield machine
     machine.systemctl("stop", "batond.socket", "batond.service")
     machine.until(lambda: machine.processes() == [], "a stop")
+    assert_conforming(machine.log())
     machine.systemctl("reset-failed", status=None)
     machine.drop_in("60-test", None)
     machine.run("sh", "-c", f"rm -rf /var/lib/batond/* /var/log/batond/* {OUT}/*")

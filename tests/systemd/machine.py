@@ -15,12 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 TIMEOUT_S = 90.0  # for a fact to come true on a busy machine; nothing is concluded from how long it took
 ROOT = Path(__file__).resolve().parents[2]
 OUT = "/srv/batond"  # what sessions may write, opened by a drop-in
 PACKAGES = "/opt/packages"  # this environment's, inside
 PYTHON = "/opt/python"  # this interpreter's, inside
 OWN = "/opt/batond/bin/python"
+UNITS = ("-u", "batond.service", "-u", "batond.socket")
 
 DROP_IN = f"""
 [Service]
@@ -40,15 +43,23 @@ backoff_s = 0.1
 
 Event = dict[str, Any]
 
+# Control groups as this host has them, and the unified hierarchy alone, where systemd does some things in another way.
+on_both = pytest.mark.parametrize(
+    "machine", [pytest.param("", id="host"), pytest.param("v2", id="v2")], indirect=True, scope="module"
+)
 
-def why_not() -> str | None:
-    """Why no systemd can be booted here."""
+
+def why_not(cgroups: str = "") -> str | None:
+    """Why no systemd can be booted here, with these control groups."""
     if os.geteuid() != 0:
         return "booting a systemd needs root"
     if not Path("/lib/systemd/systemd").exists():
         return "systemd is not installed"
     if missing := [tool for tool in ("unshare", "nsenter", "setpriv", "systemctl") if shutil.which(tool) is None]:
         return f"there is no {', '.join(missing)}"
+    mounted = {line.split()[2] for line in Path("/proc/self/mounts").read_text().splitlines()}
+    if cgroups == "v2" and "cgroup2" not in mounted:
+        return "the unified hierarchy of control groups is not mounted"
     tried = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount", "--net", "--cgroup", "true"], capture_output=True, check=False
     )
@@ -89,19 +100,25 @@ def stage(folder: Path) -> None:
 class Machine:
     """A host of its own, from boot to power-off. Its log lines are batond's, out of the journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *trees: Path, cgroups: str = "") -> None:
+        """trees: folders that lie over its /, each link in them as a link. cgroups: "v2": those alone."""
+        self._trees = trees
+        self._cgroups = cgroups
         self._folder = Path(tempfile.mkdtemp(prefix="batond-machine-"))
         self._cursor = ""
 
     def __enter__(self) -> Machine:
         staged = self._folder / "stage"
         staged.mkdir()
+        for tree in self._trees:
+            shutil.copytree(tree, staged, symlinks=True, dirs_exist_ok=True)
         stage(staged)
         work = self._folder / "work"
         work.mkdir()
         binds = (f"{sysconfig.get_paths()['purelib']}:{PACKAGES}", f"{sys.base_prefix}:{PYTHON}")
         self._script = subprocess.Popen(
             ["bash", str(Path(__file__).with_name("boot.sh")), str(work), str(staged), *binds],
+            env=os.environ | {"CGROUPS": self._cgroups},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self._folder / "stderr").open("wb"),
@@ -149,6 +166,10 @@ class Machine:
         out, err = child.communicate(timeout=TIMEOUT_S)
         assert status is None or child.returncode == status, f"{command}: {child.returncode}\n{out}\n{err}"
         return out if status == 0 else out + err
+
+    def run_as(self, user: str, *command: str, status: int | None = 0) -> str:
+        """The same, as that user with its groups, as after a login."""
+        return self.run("runuser", "-u", user, "--", *command, status=status)
 
     def write(self, path: str, text: str) -> None:
         """A file inside."""
@@ -201,19 +222,25 @@ class Machine:
     def journal(self) -> str:
         """What batond and systemd said of it since `mark`."""
         after = (f"--after-cursor={self._cursor}",) if self._cursor else ()
-        units = ("-u", "batond.service", "-u", "batond.socket")
-        return self.run("journalctl", *units, "-o", "cat", "--no-pager", "-q", *after)
+        return self.run("journalctl", *UNITS, "-o", "cat", "--no-pager", "-q", *after)
 
     def mark(self) -> None:
-        """From here on."""
+        """From here on: behind the last entry of these units. (Behind another's, journalctl would leave one out.)"""
         self.run("journalctl", "--sync", status=None)
-        said = self.run("journalctl", "-n", "0", "--show-cursor", "--no-pager", "-q", status=None)
+        said = self.run("journalctl", *UNITS, "-n", "0", "--show-cursor", "--no-pager", "-q", status=None)
         self._cursor = said.rpartition("-- cursor: ")[2].strip() if "-- cursor: " in said else ""
 
+    def log(self) -> list[Event]:
+        """batond's own log since `mark`."""
+        return [json.loads(line) for line in self.journal().splitlines() if line.startswith('{"ts"')]
+
     def told(self, name: str, **fields: Any) -> list[Event]:
-        """Events of batond's log since `mark`."""
-        lines = [json.loads(line) for line in self.journal().splitlines() if line.startswith('{"ts"')]
-        return [line for line in lines if line["event"] == name and all(line.get(key) == fields[key] for key in fields)]
+        """These events of it."""
+        return [
+            event
+            for event in self.log()
+            if event["event"] == name and all(event.get(key) == fields[key] for key in fields)
+        ]
 
     def event(self, name: str, times: int = 1, **fields: Any) -> Event:
         """Wait for the `times`-th of them."""

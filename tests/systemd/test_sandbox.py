@@ -1,15 +1,10 @@
-"""The unit's sandbox with real sessions in it: what they cannot do, that TensorFlow can, and how standbys yield."""
+"""The unit's sandbox with sessions in it: what they cannot do, and how standbys yield."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
-
-from tests.systemd.machine import OUT, OWN, ROOT, SETTINGS, Machine, stand_in
+from tests.systemd.machine import OUT, OWN, Machine, stand_in
 
 LONG = ("--item-ms", "5")
 
@@ -102,41 +97,6 @@ def test_a_standby_yields_the_cpu_and_gets_it_back(service: Machine) -> None:
     service.until(lambda: policy("b") == "SCHED_OTHER", "the way back")
     service.ctl("cancel", "b")
     service.event("session.cancelled", session="b")
-
-
-MAKE = """
-import sys, numpy, tensorflow as tf
-
-class Affine(tf.Module):
-    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "x")], jit_compile=True)
-    def __call__(self, x):
-        return {"y": 2.0 * x + 1.0}
-
-folder = sys.argv[1]
-tf.saved_model.save(model := Affine(), folder + "/affine", signatures={"serving_default": model.__call__})
-numpy.save(folder + "/x.npy", numpy.arange(4000, dtype=numpy.float32).reshape(1000, 4))
-"""
-
-
-@pytest.mark.tensorflow
-def test_tensorflow_runs_in_the_sandbox(service: Machine, tmp_path: Path) -> None:
-    """Forked from the fork server, with code that XLA compiles as it goes: that writes memory and executes it."""
-    made = subprocess.run([sys.executable, "-c", MAKE, str(tmp_path)], cwd=ROOT, capture_output=True, check=False)
-    assert made.returncode == 0, made.stderr.decode()[-2000:]
-    service.put(tmp_path, "/srv/models")
-    service.write("/etc/batond/batond.toml", SETTINGS.replace('"exec"', '"forkserver"'))
-    service.systemctl("restart", "batond.service")
-    table = {"name": "a", "model": "/srv/models/affine", "input": "/srv/models/x.npy", "output": f"{OUT}/a"}
-    service.submit("[[session]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()))
-    done = service.until(
-        lambda: service.told("session.finished", session="a") or service.told("session.failed", session="a"), "an end"
-    )
-    assert done[0]["event"] == "session.finished", done
-    check = (
-        f"import numpy; y = numpy.load('{OUT}/a/y.npy'); x = numpy.load('/srv/models/x.npy'); print((y == 2*x+1).all())"
-    )
-    assert service.run(OWN, "-c", check) == "True\n"
-    assert service.told("launcher.fell_back") == []
 
 
 def test_the_doctor_finds_the_service_well(service: Machine) -> None:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.systemd.machine import OUT, SETTINGS, TIMEOUT_S, Machine, stand_in
+from tests.systemd.machine import OUT, SETTINGS, TIMEOUT_S, Machine, on_both, stand_in
 
 LONG = ("--item-ms", "5", "--commit-every", "7")
 ENDLESS = 1_000_000
@@ -69,6 +69,7 @@ def test_a_start_returns_when_it_serves_and_its_status_is_what_the_lanes_do(serv
     )
 
 
+@on_both
 def test_a_stop_drains_and_leaves_nobody(service: Machine) -> None:
     """The session is back in the queue at its cursor, and goes on from there at the next start."""
     running(service)
@@ -123,6 +124,7 @@ def test_a_stop_in_which_the_daemon_does_not_do_its_part_leaves_nobody_either(se
     assert rows == list(range(len(rows)))
 
 
+@on_both
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_crash_interrupts_no_session(service: Machine, number: signal.Signals) -> None:
     running(service)
@@ -132,6 +134,7 @@ def test_a_crash_interrupts_no_session(service: Machine, number: signal.Signals)
     assert service.show("NRestarts") == "1"
 
 
+@on_both
 def test_a_frozen_daemon_is_replaced_and_its_session_goes_on(service: Machine) -> None:
     service.drop_in("60-test", f"[Service]\nWatchdogSec=3s\n{TELL_RESULT}")
     service.systemctl("restart", "batond.service")
