@@ -74,7 +74,7 @@ class _Living:
     finished: bool = False  # it said committed or failed: its channel may end
     chatter: float = 0.0
     chattered_at: float = 0.0
-    progress: Progress | None = None  # the newest, not told yet
+    progress: tuple[float, messages.Progress] | None = None  # when the newest came, not told yet
     told_at: float = float("-inf")
     timer: asyncio.TimerHandle | None = None
 
@@ -306,10 +306,7 @@ class Crew:
         elif not worker.greeted:
             raise ProtocolError(f"{type(message).__name__.lower()} before hello")
         if isinstance(message, messages.Progress):
-            done = max(message.done, message.cursor)  # a program may commit an item before it counts it
-            worker.progress = Progress(
-                now, worker.generation, done, message.cursor, message.total, message.rss_bytes, message.errors
-            )
+            worker.progress = now, message
             self._owe_progress(worker, now)
             return
         worker.chatter = max(0.0, worker.chatter - CHATTER_PER_S * (now - worker.chattered_at)) + 1.0
@@ -339,9 +336,10 @@ class Crew:
             worker.timer.cancel()
             worker.timer = None
         if worker.progress is not None:
-            progress, worker.progress = worker.progress, None
-            worker.told_at = progress.at
-            self.post(progress)
+            (at, said), worker.progress = worker.progress, None
+            worker.told_at = at
+            done = max(said.done, said.cursor)  # a program may commit an item before it counts it
+            self.post(Progress(at, worker.generation, done, said.cursor, said.total, said.rss_bytes, said.errors))
 
     def _fault(self, worker: _Living, what: str) -> None:
         """It broke the protocol: nothing it says is taken any more, and it is to end."""

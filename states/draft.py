@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import replace
 from typing import Any
 
@@ -31,19 +32,26 @@ class Draft:
         self.notes: list[Note] = []
         self.effects: list[Effect] = []
         self.name = ""
+        self._world = replace(world, lanes=self.lanes)
 
     @property
     def world(self) -> World:
-        """The world as it stands now."""
-        return replace(
-            self.before,
-            lanes=self.lanes,
-            queue=self.queue,
-            profiles=self.profiles,
-            generation=self.generation,
-            stopping=self.stopping,
-            host=self.host,
-        )
+        """The world as it stands now. Guards ask for it many times in a step: it is made anew only where it differs.
+
+        Its lanes are those of the draft, so it shows their changes by itself.
+        """
+        made = self._world
+        same = made.queue is self.queue and made.profiles is self.profiles and made.host is self.host
+        if not (same and made.generation == self.generation and made.stopping == self.stopping):
+            self._world = made = replace(
+                made,
+                queue=self.queue,
+                profiles=self.profiles,
+                host=self.host,
+                generation=self.generation,
+                stopping=self.stopping,
+            )
+        return made
 
     @property
     def limits(self) -> Limits:
@@ -90,12 +98,16 @@ class Draft:
 
     def enqueue(self, *sessions: Session) -> None:
         """Put sessions into the queue, each at its rank."""
-        self.queue = tuple(sorted((*self.queue, *sessions), key=lambda each: each.rank))
+        queue = list(self.queue)  # in order already: of thousands, only a few are looked at for a place
+        for session in sessions:
+            insort(queue, session, key=lambda each: each.rank)
+        self.queue = tuple(queue)
 
     def dequeue(self, name: str) -> Session:
         """Take a session out of the queue."""
-        session = next(each for each in self.queue if each.name == name)
-        self.queue = tuple(each for each in self.queue if each.name != name)
+        place = next(index for index, each in enumerate(self.queue) if each.name == name)
+        session = self.queue[place]
+        self.queue = self.queue[:place] + self.queue[place + 1 :]
         return session
 
     def learn(self, key: str, profile: Profile) -> None:

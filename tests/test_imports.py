@@ -32,6 +32,7 @@ CORE = (
 # What of the standard library the core may use: nothing that does, waits, or differs from run to run.
 HARMLESS = {
     "__future__": "is the language",
+    "bisect": "is functions",
     "collections": "is data",
     "dataclasses": "is data",
     "enum": "is data",
