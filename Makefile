@@ -17,7 +17,7 @@ TESTS = out=$$(mktemp -d); \
   cat $$out/core $$out/whole; rm -rf $$out; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-systemd check simulate chaos bench-gpu install uninstall docs clean
+.PHONY: help setup demo test test-systemd check simulate chaos bench-worker bench-gpu install uninstall docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ SECONDS ?= 60
 OUT ?= chaos/out
 chaos: $(READY) ## real sessions for SECONDS, with faults drawn from SEED (random where none is given); every row counted
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --out $(OUT) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
+
+bench-worker: $(READY) ## the built-in worker beside a bare tf.data loop: a table, and bench/out/worker.json
+	@$(BIN)/python bench/worker.py
 
 bench-gpu: $(READY) ## what this host's GPU does to a handover: a table, and bench/out/gpu.json (docs/gpu.md)
 	@$(BIN)/python bench/gpu.py

@@ -8,8 +8,8 @@
         for batch in session.track(batches):    # progress, drain, cancel; len() or total= gives the end
             ...
 
-`Session` is for scripts. `Channel` is the protocol below it (docs/worker-protocol.md), for workers that are
-prepared in more than one step. Runs in any Python from 3.9 on.
+`Session` is for scripts, and `Session.keras_callback` for those that call Keras' `fit`. `Channel` is the protocol below
+(docs/worker-protocol.md), for workers that are prepared in more than one step. Runs in any Python from 3.9 on.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from queue import SimpleQueue
 TYPE_CHECKING = False  # typing's own constant would cost its import, half of this module's
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from types import TracebackType
+    from types import ModuleType, TracebackType
     from typing import Any, Final, NoReturn, TypeVar
 
     T = TypeVar("T")
 
-__all__ = ["Channel", "Failure", "Session", "session"]
+__all__ = ["Channel", "Failure", "KerasCheckpoint", "KerasFit", "Session", "session"]
 
 PROTOCOL: Final = 1
 LINE_LIMIT_BYTES: Final = 1 << 20
@@ -417,6 +417,7 @@ class Session:
         self._granted = threading.Event()  # the device
         self._counted = False  # the program said how far it is
         self._exhausted = False  # track() came to its iterable's own end
+        self._fit: KerasFit | None = None
 
     @property
     def name(self) -> str | None:
@@ -510,6 +511,20 @@ class Session:
             self.ready()
             self._channel.progress(self._channel.done, cursor=cursor)
 
+    def keras_callback(self, model: Any, *, checkpoint: str | os.PathLike[str] | None = None) -> Any:
+        """A callback for the one `model.fit(...)` of this block: its steps are the items. See `KerasFit`.
+
+        model: of Keras 3, also as `tf.keras`; without a checkpoint of Keras 2 too.
+        checkpoint: a folder of its own, where the model's state is kept at the end of each epoch and at a drain, so
+        that the session resumes there. Without one, a session that was drained in its fit begins anew.
+
+        Raises Failure where the checkpoint cannot be gone on from.
+        """
+        keras = _keras_of(model)
+        kind = type("KerasFitCallback", (KerasFit, keras.callbacks.Callback), {})
+        self._fit = kind(self, None if self._channel is None or checkpoint is None else KerasCheckpoint(checkpoint))
+        return self._fit
+
     def __enter__(self) -> Session:
         return self
 
@@ -544,7 +559,222 @@ class Session:
         if channel.done != done or channel.total != done:
             channel.progress(done, done)
         channel.quiesced(remaining=0)
+        if self._fit is not None:  # before it is told: who is submitted anew would find it finished, and train nothing
+            self._fit.forget()
         channel.committed(done)
+
+
+class KerasFit:
+    """What `Session.keras_callback` makes, together with the `Callback` of the model's own Keras.
+
+    Steps are reported as items, of `epochs` × steps in all (of steps that Keras does not know, once the first epoch
+    has counted them). On a drain the fit ends after the step in flight, by `stop_training`.
+
+    With a checkpoint, a fit that is begun again with `initial_epoch=callback.initial_epoch` loads the model and its
+    optimizer, and passes over the steps of its first epoch that are in them already: their batches are read, and not
+    trained on. The other callbacks are called for these too.
+
+    Outside batond it does nothing but tell `finished`.
+    """
+
+    params: dict[str, Any]  # these two are set by Keras
+    model: Any
+
+    def __init__(self, session: Session, checkpoint: KerasCheckpoint | None) -> None:
+        """checkpoint: what is kept; None: nothing."""
+        super().__init__()
+        self._session = session
+        self._checkpoint = checkpoint
+        self._epoch = self.initial_epoch = 0 if checkpoint is None else checkpoint.epoch
+        self._passing = 0 if checkpoint is None else checkpoint.step  # steps of the first epoch to pass over
+        self._steps: int | None = None  # of an epoch
+        self._done = self._epoch_began = 0  # steps trained in all; what that was before this epoch's first
+        self._step = 0  # steps of this epoch, those passed over included
+        self._begun = False  # its first epoch
+        self._left = False  # before its end, on a drain
+        self.finished = False  # the fit came to its own end: to the last epoch's, or another callback stopped it
+
+    def forget(self) -> None:
+        """Remove what is kept: the session is done."""
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
+
+    def on_train_begin(self, logs: object = None) -> None:  # noqa: ARG002 - Keras passes it, here and below
+        """Load what is kept, and wait for the device."""
+        self._steps = self.params.get("steps")
+        if self._checkpoint is not None:
+            self._checkpoint.load(self.model, self._steps, self._session.cursor)
+            self._done, self._steps = self._checkpoint.done, self._steps or self._checkpoint.steps
+        self._session.ready(None if self._steps is None else self._steps * self.params["epochs"])
+        if self._checkpoint is not None:  # more than batond knows of, where the process died in between
+            self._session.progress(self._done)
+            self._session.commit(self._done)
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:  # noqa: ARG002
+        """Know where this epoch begins among all steps."""
+        if self._checkpoint is not None and not self._begun and epoch != self.initial_epoch:
+            raise Failure(
+                "program",
+                f"cannot resume: the fit began at epoch {epoch}, and its checkpoint is at epoch "
+                f"{self.initial_epoch}; have it call fit(initial_epoch=callback.initial_epoch)",
+            )
+        self._begun = True
+        if self._checkpoint is None and self._done == 0:
+            self._done = epoch * (self._steps or 0)  # the program resumes by itself
+        self._epoch, self._epoch_began, self._step = epoch, self._done - self._passing, 0
+        if self._passing:
+            _pass_over(self.model, self._passing)
+        self._tell()
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:  # noqa: ARG002
+        """Count up to step `batch` of this epoch. On a drain, keep the model and end the fit."""
+        step = batch + 1 if self._steps is None else min(batch + 1, self._steps)  # the last call may hold fewer steps
+        self._step = step
+        if step > self._passing:
+            self._passing = 0
+            self._done = self._epoch_began + step
+            self._tell()
+        if self._session.draining and not self._at_the_end(step):
+            if not self._passing:
+                self._keep(self._epoch, step)
+            self._left = True
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:  # noqa: ARG002
+        """Keep the model. (An epoch that a drain cut short ends too, for Keras.)"""
+        if self._left:
+            return
+        if self._checkpoint is not None and self._step < self._passing:
+            raise self._checkpoint.useless(f"it is at step {self._passing} of an epoch that ended at {self._step}")
+        self._passing, self._steps = 0, self._step
+        self._keep(epoch + 1, 0)
+
+    def on_train_end(self, logs: object = None) -> None:  # noqa: ARG002
+        """Tell whether it came to its own end."""
+        self.finished = not self._left
+        if self.finished:
+            self._session.progress(self._done, self._done)
+
+    def _at_the_end(self, step: int) -> bool:
+        return step == self._steps and self._epoch + 1 == self.params["epochs"]
+
+    def _tell(self) -> None:
+        epochs = self.params["epochs"] - self._epoch  # this one included
+        total = None if self._steps is None else self._epoch_began + epochs * self._steps
+        self._session.progress(self._done, total)
+
+    def _keep(self, epoch: int, step: int) -> None:
+        if self._checkpoint is None:
+            return
+        if step == self._steps:
+            epoch, step = epoch + 1, 0
+        self._checkpoint.save(self.model, epoch, step, self._steps, self._done)
+        self._session.commit(self._done)
+
+
+class KerasCheckpoint:
+    """A folder with a model's weights, optimizer and random states, and how far it was trained; or nothing yet.
+
+    `state.json` names the file of the weights, and is replaced by rename when that is durable: whenever the process
+    dies, the folder holds the one state or the other.
+    """
+
+    STATE: Final = "state.json"
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """Look what is there. Raises Failure where it is none of ours."""
+        self.folder = os.path.abspath(folder)  # noqa: PTH100 - pathlib is slow to import, here and below
+        self.epoch = self.step = self.done = 0  # the next step to train: its epoch, its place there, its place in all
+        self.steps: int | None = None  # of an epoch
+        self._weights: str | None = None
+        self._seeds: list[Any] = []  # the random states, which a file of weights does not hold
+        try:
+            with open(self._path(self.STATE), "rb") as file:  # noqa: PTH123
+                state = json.load(file)
+            self.epoch, self.step, self.done = (_count(key, state[key]) for key in ("epoch", "step", "done"))
+            self.steps = None if state["steps"] is None else _count("steps", state["steps"])
+            self._weights, self._seeds = str(state["weights"]), list(state["seeds"])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise self.useless(f"its {self.STATE} cannot be read ({error!r})") from None
+
+    def load(self, model: Any, steps: int | None, cursor: int) -> None:
+        """Give the model what is kept, and check that it belongs to a fit of so many steps an epoch.
+
+        cursor: the steps that batond knows to be kept.
+        """
+        keras, version = _keras_of(model), _version_of(model)
+        if version < 3 or keras.config.backend() != "tensorflow":
+            raise Failure(
+                "program",
+                "cannot keep a checkpoint: that takes Keras 3 on TensorFlow; call keras_callback without one",
+            )
+        if self.done < cursor:
+            raise self.useless(f"it ends at step {self.done}, and {cursor} steps were kept there")
+        if self.step and self.steps is not None and steps is not None and self.steps != steps:
+            raise self.useless(f"its epochs have {self.steps} steps, and those of this fit {steps}")
+        if self.step % int(model.steps_per_execution):
+            raise self.useless(f"it is at step {self.step}, and this fit takes {model.steps_per_execution} at once")
+        if self._weights is None:
+            return
+        if not model.built:
+            raise Failure("program", "cannot resume: the model has no weights yet; give it an Input, or build it")
+        if model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        try:
+            model.load_weights(self._path(self._weights))
+            for variable, seed in zip(_seeds_of(model), self._seeds):  # noqa: B905 - strict= came with Python 3.10
+                variable.assign(seed)
+        except (OSError, ValueError, KeyError) as error:  # damaged, or of another model
+            raise self.useless(f"its weights do not fit this model ({error})") from None
+
+    def save(self, model: Any, epoch: int, step: int, steps: int | None, done: int) -> None:
+        """Keep the model as it is now: durable when this returns."""
+        weights = f"{done}.weights.h5"
+        if done == self.done and self._weights is not None:  # nothing was trained since
+            weights = self._weights
+        seeds = [variable.numpy().tolist() for variable in _seeds_of(model)]
+        state = {"epoch": epoch, "step": step, "steps": steps, "done": done, "weights": weights, "seeds": seeds}
+        try:
+            os.makedirs(self.folder, exist_ok=True)  # noqa: PTH103
+            if weights != self._weights:
+                model.save_weights(self._path(weights), overwrite=True)
+                _sync(self._path(weights))
+            with open(self._path(self.STATE + ".partial"), "w") as file:  # noqa: PTH123
+                json.dump(state, file)
+            _sync(self._path(self.STATE + ".partial"))
+            os.replace(self._path(self.STATE + ".partial"), self._path(self.STATE))  # noqa: PTH105
+            _sync(self.folder)
+            self._weights, self.done = weights, done
+            self._remove_weights(but=weights)
+        except OSError as error:
+            raise Failure("output", f"cannot write the checkpoint {self.folder}: {error}") from None
+
+    def remove(self) -> None:
+        """Leave nothing of ours, in an order that leaves no half of it to be gone on from."""
+        if self._weights is None:
+            return
+        os.unlink(self._path(self.STATE))  # noqa: PTH108
+        self._remove_weights(but=None)
+        try:
+            os.rmdir(self.folder)  # noqa: PTH106
+        except OSError:  # it holds what is not ours
+            return
+
+    def _remove_weights(self, but: str | None) -> None:
+        for name in os.listdir(self.folder):  # noqa: PTH208
+            if name.endswith(".weights.h5") and name != but and name[: -len(".weights.h5")].isdigit():
+                os.unlink(self._path(name))  # noqa: PTH108
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)  # noqa: PTH118
+
+    def useless(self, why: str) -> Failure:
+        """What to raise where a fit cannot go on from it."""
+        return Failure(
+            "input", f"cannot go on from the checkpoint {self.folder}: {why}; remove it and submit the session anew"
+        )
 
 
 def session() -> Session:
@@ -565,6 +795,52 @@ def _describe(error: BaseException) -> tuple[str, str, int | None]:
     kind = "memory" if isinstance(error, MemoryError) else "program"
     text = str(error)
     return kind, type(error).__name__ + (": " + text if text else ""), None
+
+
+def _keras_of(model: Any) -> ModuleType:
+    """The Keras that the model was made by: `keras`, or `tf_keras` beside it; it is imported, since the model is."""
+    for kind in type(model).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if kind.__name__ == "Model" and package in ("keras", "tf_keras"):
+            return sys.modules[package]
+    raise Failure("program", f"cannot follow the fit of a {type(model).__name__}: it is no model of Keras")
+
+
+def _version_of(model: Any) -> int:
+    return int(_keras_of(model).__version__.partition(".")[0])
+
+
+def _seeds_of(model: Any) -> list[Any]:
+    """The states of the model's random generators: neither weights nor metrics."""
+    others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.variables if id(variable) not in others]
+
+
+def _pass_over(model: Any, steps: int) -> None:
+    """Have the next `fit` loop read so many steps' batches without training on them.
+
+    The loop calls `model.train_function` for each, with the iterator of the batches.
+    """
+    train, passed = model.train_function, 0
+
+    def read(batches: Iterator[object]) -> dict[str, float]:
+        nonlocal passed
+        for _ in range(min(int(model.steps_per_execution), steps - passed)):
+            next(batches)
+            passed += 1
+        if passed >= steps:
+            model.train_function = train
+        return {}
+
+    model.train_function = read
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _count(name: str, value: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from daemon.sessionfile import SessionSpec, stated_bytes, to_lead
@@ -26,11 +26,13 @@ def problems(
         return
     theirs, ours = _outputs(live.values()), _outputs(specs)
     names = {spec.name for spec in specs}
+    whereabouts = _whereabouts(world)
+    coming = names | whereabouts.keys()
     for spec in specs:
-        if (where := _whereabouts(world, spec.name)) is not None:
+        if (where := whereabouts.get(spec.name)) is not None:
             yield f"{spec.name}: name: a session of that name is {where}; choose another, or wait for its end"
         for name in spec.after:
-            if (wrong := _dependency(world, name, names, end_of)) is not None:
+            if (wrong := _dependency(name, coming, end_of)) is not None:
                 yield f"{spec.name}: after: {wrong}"
         yield from misfits((to_session(spec, {}, 0.0, frozenset()),), world)
         if not any(lane.takes(spec.device) for lane in world.lanes.values()):
@@ -63,14 +65,14 @@ def _outputs(specs: Iterable[SessionSpec]) -> dict[str, SessionSpec]:
     return {os.path.realpath(spec.output): spec for spec in specs if spec.output is not None}
 
 
-def _whereabouts(world: World, name: str) -> str | None:
-    if any(session.name == name for session in world.queue):
-        return "queued"
-    return next((f"on lane {lane.name}" for lane, worker in live_workers(world) if worker.session.name == name), None)
+def _whereabouts(world: World) -> dict[str, str]:
+    """Where each live session is, in words."""
+    places = {session.name: "queued" for session in world.queue}
+    return places | {worker.session.name: f"on lane {lane.name}" for lane, worker in live_workers(world)}
 
 
-def _dependency(world: World, name: str, names: set[str], end_of: EndOf) -> str | None:
-    if name in names or _whereabouts(world, name) is not None:
+def _dependency(name: str, coming: Collection[str], end_of: EndOf) -> str | None:
+    if name in coming:
         return None
     end = end_of(name)
     if end is None:
@@ -82,7 +84,7 @@ def _dependency(world: World, name: str, names: set[str], end_of: EndOf) -> str 
 
 def waits_for(spec: SessionSpec, names: set[str], world: World) -> frozenset[str]:
     """The sessions of `after` that are still to come; `names`: those queued together with it."""
-    coming = names.union(live_names(world))
+    coming = names.union(live_names(world)) if spec.after else names
     return frozenset(name for name in spec.after if name in coming)
 
 
@@ -126,7 +128,10 @@ def to_session(
 def _profile(spec: SessionSpec, found: Mapping[str, Any]) -> str:
     """Under which key what is learned of its model is kept; empty: under the session's name."""
     if spec.run is not None:
-        digest = hashlib.sha256("\0".join((*spec.run, spec.cwd or "")).encode(errors="surrogateescape"))
+        parts = [*spec.run, spec.cwd or ""]
+        parts += [] if spec.python is None else ["python", spec.python]
+        parts += [f"{name}={value}" for name, value in sorted((spec.env or {}).items())]
+        digest = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape"))
         return f"run-{digest.hexdigest()[:32]}"
     fingerprint = found.get("fingerprint")
     if not fingerprint:

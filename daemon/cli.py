@@ -10,12 +10,12 @@ import sys
 
 import click
 
-from daemon.ctl import lanes, sessions
+from daemon.ctl import insight, lanes, models, sessions, timeline, watch
 from daemon.ctl.conversation import EXIT_REFUSED, batonctl
 
 __all__ = ["COMMANDS", "batonctl", "main"]
 
-COMMANDS = (sessions, lanes)  # each adds its own to `batonctl` when it is imported
+COMMANDS = (sessions, models, lanes, insight, watch, timeline)  # each adds its own to `batonctl` when it is imported
 
 
 def main() -> None:

@@ -77,6 +77,55 @@ MIGRATIONS: Final[Sequence[str]] = (  # each makes the next version of the schem
         tail BLOB                   -- what that one's worker printed last
     );
     """,
+    """
+    CREATE TABLE samples (          -- of the devices' memory over time, in bytes
+        id INTEGER PRIMARY KEY,
+        ts TEXT NOT NULL,           -- RFC 3339, UTC
+        lane TEXT NOT NULL,
+        total_bytes INTEGER NOT NULL, -- 0: the device gave no readings from then on
+        free_bytes INTEGER NOT NULL,
+        active_bytes INTEGER NOT NULL,
+        standby_bytes INTEGER NOT NULL,
+        retiring_bytes INTEGER NOT NULL,
+        foreign_bytes INTEGER NOT NULL,
+        wanted_bytes INTEGER NOT NULL
+    );
+    CREATE INDEX sample_ts ON samples (ts);
+    CREATE TABLE lives (            -- of daemons
+        id INTEGER PRIMARY KEY,
+        began_at TEXT NOT NULL,
+        seen_at TEXT NOT NULL,      -- when it last wrote that it was there
+        ended INTEGER NOT NULL DEFAULT 0 -- that was its last word
+    );
+    """,
+    """
+    CREATE TABLE runs (             -- of sessions' workers, from their first item on
+        generation INTEGER PRIMARY KEY,
+        session INTEGER NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+        lane TEXT NOT NULL,
+        model TEXT NOT NULL,        -- as what is learned of it is called
+        begun_at TEXT NOT NULL,     -- RFC 3339, UTC
+        cursor INTEGER NOT NULL,    -- items before it
+        predicted_s REAL,           -- from its first item to its last, as predicted when it began; NULL: not known
+        margin_s REAL,              -- nine in ten lie within it
+        items INTEGER,              -- computed in it, once it is over
+        seconds REAL,
+        finished INTEGER NOT NULL DEFAULT 0 -- its session reached its end
+    );
+    CREATE INDEX run_model ON runs (model, generation);
+    CREATE INDEX run_session ON runs (session);
+    CREATE TABLE handovers (
+        seq INTEGER PRIMARY KEY REFERENCES decisions (seq) ON DELETE CASCADE,
+        lane TEXT NOT NULL,
+        session TEXT NOT NULL,      -- the one that took over
+        tier TEXT NOT NULL,
+        gap_s REAL NOT NULL,
+        line TEXT NOT NULL          -- JSON: all that was told of it
+    );
+    CREATE INDEX handover_lane ON handovers (lane, seq);
+    CREATE INDEX handover_session ON handovers (session, seq);
+    CREATE INDEX handover_gap ON handovers (gap_s);
+    """,
 )
 
 

@@ -141,6 +141,8 @@ def _shared() -> list[type[msgspec.Struct]]:
 
     for method in _methods():
         visit(method.result)
+        for field in msgspec.structs.fields(method.stream) if method.stream else ():
+            visit(field.type)
     return found
 
 

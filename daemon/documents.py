@@ -159,6 +159,7 @@ _PHRASES: dict[Any, str] = {
     float: "a number",
     bool: "true or false",
     tuple[str, ...]: "a list of strings",
+    dict[str, str]: "a table of strings",
 }
 
 
@@ -188,6 +189,8 @@ def _fits(value: object, choice: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)  # one that no float holds is a matter of bounds
     if choice in (str, bool):
         return isinstance(value, choice)
+    if get_origin(choice) is dict:
+        return isinstance(value, dict) and all(isinstance(part, str) for part in value.values())
     if get_origin(choice) is tuple:
         return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
     return bool(value == choice)

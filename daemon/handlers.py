@@ -13,8 +13,11 @@ from typing import Protocol
 from daemon import results, views, wire
 from daemon.control import Handler, Peer
 from daemon.feed import Feed
+from daemon.insight import Insight
+from daemon.inspection import Inspection
 from daemon.looking import Crew, Devices, Looking, known
 from daemon.loop import Loop
+from daemon.planning import Planner
 from daemon.reload import Refused, Reloaded
 from daemon.sessionfile import SessionSpec
 from daemon.store import Store
@@ -61,10 +64,15 @@ class Handlers:
         self._leave = leave
         self._reload = reload
         looking = Looking(loop=loop, store=store, feed=feed, crew=crew, devices=devices, daemon=daemon)
-        submissions = Submissions(loop=loop, store=store, inspect=inspect, specs=specs, renamed=looking.forget)
+        planner = Planner(lambda: loop.world, store.predictions)
+        submissions = Submissions(
+            loop=loop, store=store, inspect=inspect, specs=specs, renamed=looking.forget, plan=planner.plan
+        )
         self.table: Mapping[str, Handler] = {
             **looking.table,
             **submissions.table,
+            **Inspection(inspect).table,
+            **Insight(world=lambda: loop.world, store=store, planner=planner).table,
             "cancel": self.cancel,
             "move": self.move,
             "swap": self.swap,

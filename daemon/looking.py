@@ -78,6 +78,7 @@ class Looking:
             "logs": self.logs,
             "devices": self.devices,
             "events": self.events,
+            "timeline": self.timeline,
             "version": self.version,
         }
 
@@ -97,9 +98,10 @@ class Looking:
         """Which daemon this is."""
         return results.VersionResult(version=self._daemon.version, protocol=wire.PROTOCOL, pid=self._daemon.pid)
 
-    async def status(self, _params: wire.Params, _peer: Peer) -> results.StatusResult:
+    async def status(self, params: wire.StatusParams, _peer: Peer) -> results.StatusResult:
         """The lanes and the queue."""
-        return views.status(self._world, self._daemon, self._feed.seq, self._now(), self._loop.unrecorded)
+        world, unrecorded = self._world, self._loop.unrecorded
+        return views.status(world, self._daemon, self._feed.seq, self._now(), unrecorded, params.queue)
 
     async def list_sessions(self, params: wire.ListParams, _peer: Peer) -> results.ListResult:
         """Rows of live sessions, then of ended ones."""
@@ -110,7 +112,8 @@ class Looking:
             return results.ListResult(
                 sessions=tuple(row for row in found if row is not None and (not states or row.state in states))
             )
-        chosen = [row for row in self._live_rows() if not states or row.state in states]
+        queued = not states or "queued" in states  # else no row of a long queue is made, to be thrown away
+        chosen = [row for row in self._live_rows(queued=queued) if not states or row.state in states]
         wanted = [state for state in ENDED if state in states or (params.ended and not states)]
         if not wanted:
             return results.ListResult(sessions=tuple(chosen))
@@ -133,6 +136,7 @@ class Looking:
             history=tuple(line(entry.note, entry.seq, entry.ts) for entry in self._store.history(params.name)),
             log_path=str(log) if log.exists() else None,
             failure=views.failure(self._store.log_tails.of(record.id)),
+            runs=tuple(views.run_view(run) for run in self._store.predictions.runs_of(record.id)),
         )
 
     async def devices(self, _params: wire.Params, _peer: Peer) -> results.DevicesResult:
@@ -187,11 +191,25 @@ class Looking:
             if listener is not None:
                 listener.close()
 
-    def _live_rows(self, only: set[str] | None = None) -> list[results.Row]:
+    async def timeline(self, params: wire.TimelineParams, _peer: Peer) -> Stream:
+        """A stretch of the record."""
+        now = datetime.now(UTC)
+        until = params.until or now
+        since = params.since or self._store.past.usual_beginning(until)
+        if since >= until:
+            raise Refusal(Code.INVALID_PARAMS, f"timeline: it would end ({until}) before it begins ({since})")
+        return Stream(results.TimelineResult(since=since, until=until, now=now), self._stretch(since, until))
+
+    async def _stretch(self, since: datetime, until: datetime) -> AsyncGenerator[Mapping[str, Any], None]:
+        for piece in self._store.past.pieces(since, until):
+            yield piece
+            await asyncio.sleep(0)  # whoever reads fast must not keep the event loop from the workers
+
+    def _live_rows(self, only: set[str] | None = None, *, queued: bool = True) -> list[results.Row]:
         """Rows of live sessions. The record knows when each was submitted: the core counts from the daemon's start."""
-        names = views.live_names(self._world)
-        self._submitted = {name: self._submitted.get(name) or known(self._store, name).submitted_at for name in names}
-        return views.live_rows(self._world, self._now(), self._submitted, only)
+        if not self._submitted.keys() >= set(views.live_names(self._world)):
+            self._submitted = self._store.submitted()
+        return views.live_rows(self._world, self._now(), self._submitted, only, queued=queued)
 
     def _ended_row(self, name: str) -> results.Row | None:
         record = self._store.session(name)

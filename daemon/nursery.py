@@ -20,7 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from daemon.config import Problems
-from daemon.launchers import PACKAGES, ForkServer, execute, extended, inherited, own_environment
+from daemon.interpreters import unfit
+from daemon.launchers import PACKAGES, ForkServer, execute, inherited, own_environment
 from daemon.processes import CannotStartError, Process
 from daemon.sessionfile import DeviceAssignment, SessionSpec
 
@@ -90,19 +91,23 @@ class Nursery:
         if spec.run is not None:
             record = self.exit_records / f"{generation}.json"
             environment = {**inherited(), **visible, "BATON_FD": str(channel.fileno())}
-            environment["PYTHONPATH"] = extended(self._library, environment.get("PYTHONPATH"))
-            command = (sys.executable, "-S", "-P", "-c", RUN_SHIM, str(record))
+            command = (sys.executable, "-S", "-P", "-c", RUN_SHIM, str(record), str(self._library))
             process = await execute(command, environment, channel, log_fd)
             process.exited.add_done_callback(lambda _: self._heard_of(record))
             return process
         return await self._built_in(SERVE, (), visible, channel, log_fd)
 
     async def inspect(self, specs: list[SessionSpec], *, lower: Callable[[Process], None]) -> list[dict[str, Any]]:
-        """What only TensorFlow can tell of built-in sessions, one answer each, in order.
+        """What only TensorFlow can tell of built-in sessions, or a program's Python of itself: one answer each.
 
         lower: called with the process once it is there. What is in an answer: daemon/worker/inspector.py.
         A crash or a time-out is each remaining spec's `error`.
         """
+        models = [spec for spec in specs if spec.run is None]
+        answers = iter(await self._inspect_models(models, lower) if models else [])
+        return [next(answers) if spec.run is None else await _inspect_program(spec) for spec in specs]
+
+    async def _inspect_models(self, specs: list[SessionSpec], lower: Callable[[Process], None]) -> list[dict[str, Any]]:
         ours, theirs = socket.socketpair()
         answers: list[dict[str, Any]] = []
         log_path = self._directory / "inspector.log"
@@ -191,6 +196,13 @@ class Nursery:
                 if not server.alive:
                     self._server = None
         return why
+
+
+async def _inspect_program(spec: SessionSpec) -> dict[str, Any]:
+    wrong = None
+    if spec.python is not None:
+        wrong = await asyncio.to_thread(unfit, spec.python, {**inherited(), **(spec.env or {})})
+    return {"error": None if wrong is None else {"key": "python", "reason": wrong}}
 
 
 def _uninspected(spec: SessionSpec, reason: str) -> dict[str, Any]:

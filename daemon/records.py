@@ -102,6 +102,7 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
 
     decisions: int
     sessions: int
+    samples: int
     forgotten: tuple[str, ...]
     size_bytes: int
     more: bool

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 from daemon import worklogs
 from daemon.config import History
+from daemon.results import Sample
 from daemon.store import RecordError, Store
 from daemon.stories import RecordFailed
 from daemon.workers import Alive
@@ -66,15 +67,23 @@ class Register:
                 read = partial(worklogs.tail, self._log_path(name))
                 self.note(lambda: self._store.log_tails.keep(name, attempt, read))
 
+    def keep_samples(self, samples: Iterable[Sample], *, ended: bool = False) -> bool:
+        """Memory over time; whether it could be written. Where not, that is told of the decisions already."""
+        try:
+            self._store.samples.keep(samples, datetime.now(UTC), ended=ended)
+        except RecordError:
+            return False
+        return True
+
     async def tidy(self, history: Callable[[], History], world: Callable[[], World]) -> NoReturn:
         """Take what is too old out of the record, and write its journal back: never during a handover."""
         prune_at = time.monotonic()
         while True:
             try:
                 if time.monotonic() >= prune_at:
-                    prune_at = time.monotonic() + PRUNE_INTERVAL_S
                     kept = history()
                     pruned = self._store.prune(kept.days, kept.size_bytes, datetime.now(UTC))
+                    prune_at = time.monotonic() + (0.0 if pruned.more else PRUNE_INTERVAL_S)
                     for name in pruned.forgotten:
                         worklogs.remove(self._log_path(name))
                 if not any(lane.state in HANDING_OVER for lane in world().lanes.values()):

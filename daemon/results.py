@@ -8,7 +8,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Raw, Struct
+
+from daemon.results_insight import PlanView, RunView
 
 SessionState: TypeAlias = Literal[
     "queued", "preparing", "ready", "running", "draining", "committing", "ending", "done", "failed", "cancelled"
@@ -23,9 +25,13 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class SubmitResult(Struct, frozen=True, kw_only=True):
-    """The sessions that were queued, in the order of the file."""
+    """The sessions that were queued, in the order of the file.
+
+    After a dry run none were: their places are those they would have, and `plan` is the queue's future with them.
+    """
 
     sessions: tuple[Place, ...]
+    plan: PlanView | None = None
 
 
 class WorkerView(Struct, frozen=True, kw_only=True):
@@ -33,7 +39,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
 
     `since_s`: how long it is in this phase. `remaining_s` is predicted, with one standard deviation. `tier`: how
     far it is prepared; `aim`: how far it is being prepared. `errors`: of the items done, those that were skipped.
-    `paused`: why it cannot write its output, null where it can.
+    `paused`: why it cannot write its output, null where it can. Of the device's memory `reserved_bytes` was given to
+    it, and `held_bytes` is what it was last seen to hold.
     """
 
     session: str
@@ -50,15 +57,42 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     remaining_spread_s: float | None
     rss_bytes: int
     reserved_bytes: int
+    held_bytes: int
     attempt: int
     errors: int
     paused: str | None
+
+
+class NeedView(Struct, frozen=True, kw_only=True):
+    """What the session that is next on a lane asks of its memory: to be prepared, or its standby to go on, to `tier`.
+
+    `needed_bytes`: beyond what it was given already; 0: not known. `fits`: whether it can be given now.
+    """
+
+    session: str
+    tier: str
+    needed_bytes: int
+    fits: bool
+
+
+class MemoryView(Struct, frozen=True, kw_only=True):
+    """A lane's memory as it was read last, what of it can be given out, how much is kept free.
+
+    `spare_bytes` may be negative, and is null before there are enough readings. `next`: null where nobody needs more.
+    """
+
+    total_bytes: int
+    free_bytes: int
+    spare_bytes: int | None
+    headroom_bytes: int
+    next: NeedView | None
 
 
 class LaneView(Struct, frozen=True, kw_only=True):
     """One lane: its state, for how long, and why, in words.
 
     `held`: paused. `lost`: why its device cannot be used. `leaving`: workers that were told to end.
+    `memory`: its device's, null before it was read.
     """
 
     name: str
@@ -72,6 +106,7 @@ class LaneView(Struct, frozen=True, kw_only=True):
     standby: WorkerView | None
     retiring: tuple[WorkerView, ...]
     leaving: tuple[WorkerView, ...]
+    memory: MemoryView | None
 
 
 class QueueView(Struct, frozen=True, kw_only=True):
@@ -88,9 +123,10 @@ class QueueView(Struct, frozen=True, kw_only=True):
 
 
 class StatusResult(Struct, frozen=True, kw_only=True):
-    """The daemon, its lanes, the queue. `seq`: the newest decision's number.
+    """The daemon, its lanes, the queue as far as it was asked for. `seq`: the newest decision's number.
 
     `unrecorded`: why decisions cannot be recorded just now, and so nothing new is started; null where they can.
+    `queued`: how many are in the whole queue.
     """
 
     version: str
@@ -100,6 +136,7 @@ class StatusResult(Struct, frozen=True, kw_only=True):
     unrecorded: str | None
     seq: int
     lanes: tuple[LaneView, ...]
+    queued: int
     queue: tuple[QueueView, ...]
 
 
@@ -168,7 +205,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 class ShowResult(Struct, frozen=True, kw_only=True):
     """One session: its row, its table of the session file with defaults, its events (oldest first) as in the log.
 
-    `failure` is null where no attempt of it failed.
+    `failure` is null where no attempt of it failed. `runs`: each against what was predicted of it.
     """
 
     session: Row
@@ -176,6 +213,7 @@ class ShowResult(Struct, frozen=True, kw_only=True):
     history: tuple[dict[str, Any], ...]
     log_path: str | None
     failure: Failure | None = None
+    runs: tuple[RunView, ...] = ()
 
 
 class Refused(Struct, frozen=True, kw_only=True):
@@ -277,10 +315,111 @@ class DevicesResult(Struct, frozen=True, kw_only=True):
     no_gpu: str | None
 
 
+class TensorView(Struct, frozen=True, kw_only=True):
+    """One input or output of a signature: the batch first in its shape, null for a free size, or for a free rank."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+class SignatureView(Struct, frozen=True, kw_only=True):
+    """What a model takes and gives under one name; where it cannot be used, `problem` says why, and nothing else does.
+
+    `parameters` are the values of its variables; null where the files do not tell, and `parameter_bytes` is their size
+    then. `need_bytes` is a first guess of the host's memory that a session takes with a CPU as its device,
+    `device_bytes` one of a GPU's; what is measured takes the place of either.
+    """
+
+    name: str
+    inputs: tuple[TensorView, ...] = ()
+    outputs: tuple[TensorView, ...] = ()
+    parameters: int | None = None
+    parameter_bytes: int | None = None
+    need_bytes: int | None = None
+    device_bytes: int | None = None
+    problem: str | None = None
+
+
+class InspectResult(Struct, frozen=True, kw_only=True):
+    """A model on disk. `model`: its path, with the version, where it is one of several; `version` is that one's number.
+
+    `size_bytes`: of its files. `tensorflow`: the version that looked. `batch_size`: what the needs were guessed for.
+    """
+
+    model: str
+    kind: str
+    version: int | None
+    fingerprint: str
+    size_bytes: int
+    tensorflow: str
+    batch_size: int
+    signatures: tuple[SignatureView, ...]
+
+
 class EventsResult(Struct, frozen=True, kw_only=True):
     """The newest decision's number: events up to it are past, later ones new."""
 
     seq: int
+
+
+class TimelineResult(Struct, frozen=True, kw_only=True):
+    """The stretch of time that is told, as far as it was not given. `now`: the daemon's time."""
+
+    since: datetime
+    until: datetime
+    now: datetime
+
+
+class Life(Struct, frozen=True, kw_only=True):
+    """One daemon: since when, when it last wrote that it was there, and whether that was its last word (`ended`)."""
+
+    began_at: datetime
+    seen_at: datetime
+    ended: bool
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """One decision, or a part of one that tells very much: its number, its time, its events as docs/events.md has them.
+
+    Of each event what it has beside `ts`, `seq` and `schema`.
+    """
+
+    seq: int
+    ts: datetime
+    notes: Raw
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """A lane's device memory at one moment; `total_bytes` 0: it gave no readings from then on.
+
+    Of what is taken: by the active session, the standby, those that commit or were told to end, as far as it is known
+    of each; `foreign_bytes` by processes of others, as far as the device names them. `wanted_bytes`: what the next
+    step of what waits for memory needs, 0 where nothing waits.
+    """
+
+    ts: datetime
+    lane: str
+    total_bytes: int
+    free_bytes: int
+    active_bytes: int
+    standby_bytes: int
+    retiring_bytes: int
+    foreign_bytes: int
+    wanted_bytes: int
+
+
+class TimelinePiece(Struct, frozen=True, kw_only=True):
+    """A piece of the record, of one kind, in the order of time: first the daemons' lives, then decisions, then memory.
+
+    Before the decisions of the stretch come those that tell of the sessions which were alive when it began. The one
+    that is `last` is empty, and the daemon ends the connection; without it, something is missing.
+    """
+
+    lives: tuple[Life, ...] = ()
+    decisions: tuple[Told, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    last: bool = False
 
 
 class ReloadResult(Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from daemon.control import ControlServer
 from daemon.departure import Departure
 from daemon.devices import Devices
 from daemon.feed import Feed
+from daemon.forecasts import Forecasts
 from daemon.handlers import Handlers
 from daemon.logs import Log
 from daemon.loop import Loop, RecordFailed
@@ -34,6 +35,7 @@ from daemon.readings import Readings
 from daemon.records import Loaded, WorkerRecord
 from daemon.register import Register
 from daemon.reload import Refused, Reloaded, Reloader, hangup_reloads
+from daemon.samples import Sampler
 from daemon.sessionfile import SessionSpec
 from daemon.store import RecordError, Store
 from daemon.stories import (
@@ -88,6 +90,8 @@ class Service:
         self._reloader = Reloader(reread, self._configure, self._tell)
         self._store = store
         self._register = Register(store, lambda name: self._crew.log_path(name), self._tell)
+        self._forecasts = Forecasts(store.predictions, self._register.note, self._tell)
+        self._sampler = Sampler(lambda: self._loop.world, self._register.keep_samples)
         self._log = log
         self._specs: dict[str, SessionSpec] = {}
         self._started_at = time.monotonic()
@@ -111,7 +115,7 @@ class Service:
                 pace=lambda: self._config.memory,
                 world=lambda: self._loop.world,
                 owners=lambda: {worker.pid: worker.generation for worker in self._crew.alive()},
-                post=lambda event: self._loop.post(event),
+                post=self._read,
             )
             ending.callback(self._readings.close)
             nursery = Nursery(
@@ -148,6 +152,7 @@ class Service:
                     self._readings.watch(),
                     nursery.warm(),
                     self._register.tidy(lambda: self._config.history, lambda: self._loop.world),
+                    self._sampler.write(),
                     self._supervision.run(),
                 )
             ]
@@ -162,6 +167,7 @@ class Service:
             await self._readings.start(self._config.limits.readings)
             self._supervision.ready()
             await self._until_stopped(chores)
+        self._sampler.end()
         self._tell_stopped()
         return 1 if self._forced.is_set() else 0
 
@@ -273,6 +279,7 @@ class Service:
             busy = [worker.session.name for lane in decision.before.lanes.values() for worker in lane.workers()]
             self._tell(DaemonStopping(self._stop_reason, tuple(busy)), seq, moment)
         self._readings.look(decision.after)
+        self._sampler.look_soon()
         for note in decision.notes:
             self._tell(note, seq, moment)
             if isinstance(note, StandbyStarted):
@@ -280,6 +287,7 @@ class Service:
             self._register.keep_output(note)
             if isinstance(note, ENDED):
                 self._specs.pop(note.session, None)
+        self._forecasts.heard(decision, seq)
 
     def _record(self, decision: Decision) -> int:
         specs: dict[str, SessionSpec] = {}
@@ -308,6 +316,10 @@ class Service:
                 self._readings.before(found[0].name, lambda: self._loop.post(replace(event, at=time.monotonic())))
                 return
         self._loop.post(event)
+
+    def _read(self, event: Event) -> None:
+        self._loop.post(event)
+        self._sampler.look_soon()
 
     def _fell_back(self, reason: str) -> None:
         self._tell(LauncherFellBack(self._config.launcher, "exec", reason))

@@ -13,11 +13,22 @@ from typing import Any, Literal, get_type_hints
 
 import msgspec
 
-from daemon import sessionpaths
+from daemon import sessioninput, sessionpaths
 from daemon.documents import Document, Problems, meant, mistyped, parse_bytes, read, shown
+from daemon.sessioninput import FeatureOptions, ImageOptions
 from states.work import Lead
 
-__all__ = ["DeviceAssignment", "Problems", "SessionSpec", "parse", "parse_bytes", "stated_bytes", "to_lead"]
+__all__ = [
+    "DeviceAssignment",
+    "FeatureOptions",
+    "ImageOptions",
+    "Problems",
+    "SessionSpec",
+    "parse",
+    "parse_bytes",
+    "stated_bytes",
+    "to_lead",
+]
 
 DeviceKind = Literal["cpu", "gpu"]
 
@@ -29,11 +40,16 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     name: str
-    model: str | None = None  # a SavedModel directory or a .keras file
-    input: str | None = None  # a .npy file, or TFRecord files (a path or a glob)
-    output: str | None = None  # a directory: <output tensor>.npy, errors.jsonl, session.json
+    model: str | None = None  # a SavedModel directory (or a folder of versions of one), a .keras or an .h5 file
+    input: str | dict[str, str] | None = None  # files (a path, a pattern, one for each input), or module:callable
+    input_args: dict[str, Any] | None = None  # what the callable is called with
+    features: dict[str, FeatureOptions] | None = None  # of TFRecord files, by the model's inputs
+    image: ImageOptions | None = None  # what images become
+    output: str | None = None  # a directory: <output tensor>.npy or outputs.jsonl, errors.jsonl, session.json
+    output_format: Literal["auto", "npy", "jsonl"] = "auto"  # auto: .npy, where every row has one shape
     batch_size: int = 32  # items of one call of the model
     signature: str | None = None  # None: the only one, or serving_default
+    safe_mode: bool = True  # Python code in a Keras file (a Lambda layer) is not run
     device: str = "any"  # any | cpu | gpu | gpu:<index> | <UUID>
     after: tuple[str, ...] = ()
     overwrite: bool = False
@@ -42,10 +58,12 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lead: str | int | float = "auto"  # "auto", seconds, or a percentage of the total as "90%"
     max_attempts: int = 3
     priority: int = 0  # higher runs sooner
-    run: tuple[str, ...] | None = None  # the program and its arguments
+    run: tuple[str, ...] | None = None  # the program and its arguments; with `python`, a script or -m, and its own
+    python: str | None = None  # `run` only: the interpreter
+    env: dict[str, str] | None = None  # `run` only: variables besides, or instead of, those of batond's environment
     memory: str | int | None = None  # its need on the device, as "12GiB" or in bytes
     prepare: bool = False  # `run` only: it calls session.ready(), so it may start ahead
-    cwd: str | None = None  # `run` only: the session file's folder where not given
+    cwd: str | None = None  # of a program, or of a callable's module; the session file's folder where not given
 
 
 class DeviceAssignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +79,17 @@ LEAD_LIMIT_S = 10 * 365 * 86400  # ten years: nobody means more, and the core's 
 NAME_LIMIT = 100  # with a suffix it must still fit in the 255 bytes of a file name
 
 _KEYS: Mapping[str, Any] = get_type_hints(SessionSpec)
-_MODEL_ONLY = ("input", "output", "batch_size", "signature", "overwrite", "on_error", "max_errors")
-_RUN_ONLY = ("prepare", "cwd")
+_MODEL_ONLY = (
+    *("input", "input_args", "features", "image", "output", "output_format"),
+    *("batch_size", "signature", "safe_mode", "overwrite", "on_error", "max_errors"),
+)
+_RUN_ONLY = ("python", "env", "prepare", "cwd")
+_RESERVED = {  # of `env`
+    "BATON_FD": "batond talks to the program there",
+    "BATON_SHIM": "batond finds what the program started by it",
+    "CUDA_DEVICE_ORDER": "batond shows the program its device by it",
+    "CUDA_VISIBLE_DEVICES": "batond shows the program its device by it; set device",
+}
 _RANGES = {
     "batch_size": (1, 2**31 - 1),
     "max_attempts": (1, 1_000_000),
@@ -166,7 +193,9 @@ class _Entry:
         """What is wrong with one value, whatever the others are."""
         if key not in _KEYS:
             return f"no such key; {meant(key, _KEYS)}"
-        wrong = mistyped(value, _KEYS[key])
+        if key in sessioninput.TABLES and (isinstance(value, dict) or key != "input"):
+            return sessioninput.misfit(key, value)
+        wrong = mistyped(value, str if key == "input" else _KEYS[key])
         if wrong is not None:
             return wrong
         for text in value if isinstance(value, list) else (value,):
@@ -197,7 +226,7 @@ class _Entry:
                 return str(error)
         if key == "run" and isinstance(value, list) and not (value and value[0]):
             return "names no program; give [program, argument, …]"
-        return None
+        return _environment(value) if key == "env" and isinstance(value, dict) else None
 
     def _together(self) -> Iterator[str]:
         """Keys that are missing, or do not go together."""
@@ -210,8 +239,11 @@ class _Entry:
         elif "model" in table:
             for key in (key for key in ("input", "output") if key not in table):
                 yield self.says("", f"has a model but no {key}; give {key} = …")
-            for key in (key for key in _RUN_ONLY if key in table):
+            is_fed = sessioninput.is_callable(str(table.get("input")))
+            for key in (key for key in _RUN_ONLY if key in table and not (key == "cwd" and is_fed)):
                 yield self.says(key, "belongs to a session with run; this one has a model: take it out")
+            for key, why in sessioninput.stray(table).items():
+                yield self.says(key, f"{why}: take it out")
             if "max_errors" in self.sound and table.get("on_error") != "skip":
                 yield self.says("max_errors", 'belongs to on_error = "skip"; set that, or take it out')
         else:
@@ -219,7 +251,18 @@ class _Entry:
 
     def spec(self) -> SessionSpec:
         """The session, paths absolute. Only for a table without problems."""
-        return SessionSpec(**{**self.sound, **sessionpaths.absolute(self.sound, self.base)})
+        return msgspec.convert({**self.sound, **sessionpaths.absolute(self.sound, self.base)}, SessionSpec)
+
+
+def _environment(variables: Mapping[str, str]) -> str | None:
+    for name, value in variables.items():
+        if name in _RESERVED:
+            return f"cannot set {name}: {_RESERVED[name]}; take it out"
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
+            return f"{shown(name)} is no variable's name; give letters, digits and '_', not beginning with a digit"
+        if "\0" in value:
+            return f"the value of {name} has a NUL character, which no variable can hold"
+    return None
 
 
 def _matches(key: str, text: str) -> bool:

@@ -10,24 +10,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from daemon import sessioninput
+from daemon.modelversions import is_saved_model, version_of
+
 T = TypeVar("T")
 Values: TypeAlias = Mapping[str, Any]  # the keys of one [[session]] table whose values are of the right kind
 
-_MODELS = "give a SavedModel directory or a .keras file"
-_INPUTS = "give a .npy file, or TFRecord files by path or pattern"
+_MODELS = "give a SavedModel directory, a .keras or an .h5 file"
+_INPUTS = "give a .npy, .npz, .jsonl or TFRecord file, a folder of images, a pattern, or module:callable"
 
 
 def absolute(values: Values, base: Path) -> dict[str, Any]:
-    """What the session's paths become when they are relative to `base`; `cwd` is `base` where a program gives none."""
+    """What the session's paths become when they are relative to `base`; `cwd` is `base` where a program gives none.
+
+    Of a folder of versions the model is the highest one there is now: one that appears later changes nothing.
+    """
     found: dict[str, Any] = {
         key: os.path.normpath(base / values[key]) for key in ("model", "output", "cwd") if key in values
     }
+    if "model" in values and not _awaited(values):  # of a later one, the version is not there yet
+        found["model"] = str(version_of(Path(found["model"])))
     if "input" in values:
         found["input"] = _input(values["input"], base)
+        if _is_fed(values, base):
+            found.setdefault("cwd", str(base))
     if "run" in values:
         program, *arguments = values["run"]
-        found["run"] = (os.path.normpath(base / program) if "/" in program else program, *arguments)
+        is_path = not program.startswith("-") if "python" in values else "/" in program
+        found["run"] = (os.path.normpath(base / program) if is_path else program, *arguments)
         found.setdefault("cwd", str(base))
+    if "python" in values:  # as it is written: where it is a link, it is a virtual environment by its place
+        found["python"] = os.path.normpath(base / values["python"]) if "/" in values["python"] else values["python"]
     return found
 
 
@@ -63,8 +76,19 @@ def _is_pattern(text: str) -> bool:
     return glob.has_magic(text)
 
 
-def _input(text: str, base: Path) -> str:
+def _is_fed(values: Values, base: Path) -> bool:
+    """Whether the input is a function, and no file that is called like one."""
+    text = values.get("input")
+    return isinstance(text, str) and sessioninput.is_callable(text) and not os.path.lexists(base / text)
+
+
+def _input(given: str | Mapping[str, str], base: Path) -> str | dict[str, str]:
     """Only what was written in the file is a pattern: a `[` in the folder's own name is not."""
+    if not isinstance(given, str):
+        return {name: os.path.normpath(base / file) for name, file in given.items()}
+    text = given
+    if _is_fed({"input": text}, base):
+        return text
     path = os.path.normpath(base / text)
     if not _is_pattern(text) or os.path.lexists(path):
         return path
@@ -74,11 +98,6 @@ def _input(text: str, base: Path) -> str:
 def _model_form(text: str) -> str | None:
     """What the path alone tells."""
     suffix = Path(text).suffix.lower()
-    if suffix in (".h5", ".hdf5"):
-        return (
-            f"cannot use {text!r}: HDF5 files are not supported; save the model again with model.save('NAME.keras') "
-            f"or model.export('DIRECTORY')"
-        )
     if suffix in (".pb", ".pbtxt"):
         what = (
             "give the directory that holds it"
@@ -93,28 +112,37 @@ def _model_form(text: str) -> str | None:
 
 def _model(text: str, where: str, values: Values, _base: Path) -> str | None:
     path = Path(where)
+    at, looked = (f" ({path})", f" (looked in {path})") if text != where else ("", "")
     wrong = _model_form(text)
     if wrong is not None or _awaited(values):
         return wrong
     if not path.exists():
         if path.is_symlink():
-            return f"{text!r} is {_dangling(path)} ({path}); mend the link or give another model"
-        return f"cannot find {text!r} (looked in {path}); {_MODELS}"
+            return f"{text!r} is {_dangling(path)}{at}; mend the link or give another model"
+        return f"cannot find {text!r}{looked}; {_MODELS}"
     if not os.access(path, os.R_OK):
-        return f"cannot read {text!r} ({path}) as user {os.geteuid()}; give batond's user the right to read it"
+        return f"cannot read {text!r}{at} as user {os.geteuid()}; give batond's user the right to read it"
     if path.is_dir():
-        if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
+        if is_saved_model(path):
             return None
-        versions = sorted(entry.parent.name for entry in path.glob("*/saved_model.pb"))
-        if versions:
-            nearer = os.path.join(text, versions[-1])  # noqa: PTH118 - the text as written, not a path made plain
+        inner = sorted(entry.parent.name for entry in path.glob("*/saved_model.pb"))
+        if inner:
+            nearer = os.path.join(text, inner[-1])  # noqa: PTH118 - the text as written, not a path made plain
             return f"{text!r} is a directory without saved_model.pb, but {nearer!r} has one; give that"
-        return f"{text!r} is a directory without saved_model.pb ({path}); {_MODELS}"
+        return f"{text!r} is a directory without saved_model.pb{at}; {_MODELS}"
     if not path.is_file():
-        return f"{text!r} is no regular file ({path}); {_MODELS}"
-    if path.suffix.lower() != ".keras":
+        return f"{text!r} is no regular file{at}; {_MODELS}"
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
         return f"cannot use the file {text!r}: its format is not known; {_MODELS}"
-    return f"{text!r} is an empty file ({path}); save the model again" if path.stat().st_size == 0 else None
+    return f"{text!r} is an empty file{at}; save the model again" if path.stat().st_size == 0 else None
+
+
+def _inputs(given: str | Mapping[str, str], paths: Any, values: Values, base: Path) -> str | None:
+    if _is_fed(values, base):
+        return None
+    if isinstance(given, str):
+        return _readable(given, paths, values, base)
+    return next((wrong for name in given if (wrong := _readable(given[name], paths[name], values, base))), None)
 
 
 def _readable(text: str, path: str, values: Values, base: Path) -> str | None:
@@ -135,7 +163,9 @@ def _readable(text: str, path: str, values: Values, base: Path) -> str | None:
 def _unreadable(text: str, found: Sequence[Path]) -> str | None:
     for file in found:
         if file.is_dir():
-            return f"{text!r} is a directory ({file}); {_INPUTS}"
+            if not os.access(file, os.R_OK | os.X_OK):
+                return f"cannot read {str(file)!r} as user {os.geteuid()}; give batond's user the right to read it"
+            return None if any(file.iterdir()) else f"{text!r} is an empty directory ({file}); {_INPUTS}"
         if not file.exists():
             return f"{text!r} is {_dangling(file)} ({file}); mend the link or give another input"
         if not file.is_file():
@@ -202,13 +232,31 @@ def _output(text: str, where: str, values: Values, base: Path) -> str | None:
 
 
 def _program(command: Sequence[str], absolute_command: Sequence[str], values: Values, base: Path) -> str | None:
-    text, path = command[0], absolute_command[0]
+    if "python" in values:
+        return _script(command[0], absolute_command[0], values)
+    return _executable(command[0], absolute_command[0], values, base)
+
+
+def _script(text: str, path: str, values: Values) -> str | None:
+    if text.startswith("-") or _awaited(values):
+        return None
+    if not Path(path).exists():
+        return (
+            f"cannot find the script {text!r} (looked in {path}); with python, run is a script beside this file, or -m"
+        )
+    if not os.access(path, os.R_OK):
+        return f"cannot read {text!r} ({path}) as user {os.geteuid()}; give batond's user the right to read it"
+    return None
+
+
+def _executable(text: str, path: str, values: Values, base: Path) -> str | None:
     if "/" not in text:
-        if shutil.which(text) is not None:
+        search = values.get("env", {}).get("PATH", os.environ.get("PATH", ""))
+        if shutil.which(text, path=search) is not None:
             return None
         if (base / text).is_file():
             return f"cannot find {text!r} on PATH; for the file beside this one write './{text}'"
-        return f"cannot find {text!r} on PATH ({os.environ.get('PATH', '')}); install it, or give its path"
+        return f"cannot find {text!r} on PATH ({search}); install it, or give its path"
     if _awaited(values):
         return None
     program = Path(path)
@@ -227,8 +275,9 @@ def _folder(text: str, path: str, values: Values, _base: Path) -> str | None:
 
 _CHECKS: Mapping[str, Callable[[Any, Any, Values, Path], str | None]] = {
     "model": _model,
-    "input": _readable,
+    "input": _inputs,
     "output": _output,
     "run": _program,
+    "python": _executable,
     "cwd": _folder,
 }

@@ -18,7 +18,9 @@ import msgspec
 
 from daemon.database import DATABASE, SetAside, StoreError, StoreLockedError, boot_id, lock, open_database
 from daemon.logtails import LogTails
+from daemon.past import Past
 from daemon.plaintext import plain
+from daemon.predictions import Predictions
 from daemon.recording import LIVE, Recording, get_meta, set_meta
 from daemon.records import (
     SESSION_COLUMNS,
@@ -35,6 +37,7 @@ from daemon.records import (
     to_json,
     to_text,
 )
+from daemon.samples import Samples
 from daemon.sessionfile import SessionSpec
 from daemon.stories import fields
 from states.decision import Decision
@@ -74,6 +77,9 @@ class Store:
         self._lock_fd = lock_fd
         self._db = connection
         self.log_tails = LogTails(self._rows, self._transaction)
+        self.samples = Samples(self._rows, self._transaction)
+        self.past = Past(self._rows)
+        self.predictions = Predictions(self._rows, self._transaction)
         self._generation = -1
         self._inode = (folder / DATABASE).stat().st_ino
 
@@ -212,6 +218,11 @@ class Store:
         )
         return tuple(session_record(row) for row in rows)
 
+    def submitted(self) -> dict[str, datetime]:
+        """When each session was submitted that has not ended, by name."""
+        sql = "SELECT name, submitted_at FROM sessions WHERE state IN (?, ?)"
+        return {name: from_text(text) for name, text in self._rows(sql, LIVE)}
+
     def history(self, name: str, limit: int = 1000) -> tuple[HistoryEntry, ...]:
         """What was told of the latest session of that name, oldest first; of more than `limit` decisions the newest."""
         rows = self._rows(
@@ -275,10 +286,13 @@ class Store:
         with self._transaction("prune the history"):
             gone = self._delete("decisions", "seq", "ts < ?", (cutoff,), PRUNE_ROWS)
             ended = self._delete_ended("ended_at < ?", (cutoff,), PRUNE_ROWS)
-            while (size := self._size()) > size_bytes and gone + len(ended) < PRUNE_ROWS:
+            samples = self.samples.prune(cutoff, PRUNE_ROWS)
+            while (size := self._size()) > size_bytes and gone + len(ended) + samples < PRUNE_ROWS:
                 some = self._delete("decisions", "seq", "1", (), PRUNE_ROWS // 8)
                 gone += some
-                if not some:
+                without = self.samples.prune(self._first_decision(), PRUNE_ROWS // 8)
+                samples += without
+                if not some and not without:
                     names = self._delete_ended("ended_at IS NOT NULL", (), PRUNE_ROWS // 8)
                     ended += names
                     if not names:
@@ -289,9 +303,10 @@ class Store:
         return Pruned(
             decisions=gone,
             sessions=len(ended),
+            samples=samples,
             forgotten=tuple(forgotten),
             size_bytes=size,
-            more=gone + len(ended) >= PRUNE_ROWS,
+            more=gone + len(ended) + samples >= PRUNE_ROWS,
         )
 
     def _give_back(self) -> None:
@@ -337,6 +352,10 @@ class Store:
     def _delete(self, table: str, key: str, where: str, values: tuple[object, ...], limit: int) -> int:
         sql = f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {where} ORDER BY {key} LIMIT ?)"  # noqa: S608 - no value in it
         return self._db.execute(sql, (*values, limit)).rowcount
+
+    def _first_decision(self) -> str | None:
+        found = self._db.execute("SELECT ts FROM decisions ORDER BY seq LIMIT 1").fetchone()
+        return None if found is None else str(found[0])
 
     def _delete_ended(self, where: str, values: tuple[object, ...], limit: int) -> list[str]:
         """Delete the first sessions of which it holds; their names."""

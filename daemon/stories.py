@@ -236,6 +236,56 @@ class WorkerSuppressed:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionChecked:
+    """A session has ended whose run was predicted when it began. `error_s`: how much longer it ran than predicted.
+
+    Nine in ten are within `margin_s` of `predicted_s`; `within`: this one is. Both null: too few earlier runs for that.
+    """
+
+    event: ClassVar[str] = "prediction.checked"
+    level: ClassVar[str] = "info"
+    session: str
+    lane: str
+    generation: int
+    predicted_s: float
+    margin_s: float | None
+    run_s: float
+    error_s: float
+    within: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverChecked:
+    """A handover held against what was predicted of it, and its gap by what filled it; null: not known.
+
+    `lead_predicted_s`: how long the old session was thought to go on when the new one's preparation began, `lead_s` how
+    long it did. The gap: `told_s` from the last item to its word, `waited_s` until the new one was told to go,
+    `recorded_s` to write that down, `begun_s` until its first item. `memory_waited_s`: of `waited_s`, for memory.
+    `lead_next_s`: how long before an end this model's preparation begins from now on. `held_back`: why the new one was
+    prepared no further.
+    """
+
+    event: ClassVar[str] = "handover.checked"
+    level: ClassVar[str] = "info"
+    lane: str
+    session: str
+    generation: int
+    gap_s: float
+    gap_predicted_s: float | None
+    gap_margin_s: float | None
+    lead_s: float
+    lead_predicted_s: float | None
+    lead_margin_s: float | None
+    told_s: float | None
+    waited_s: float | None
+    recorded_s: float | None
+    begun_s: float | None
+    memory_waited_s: float
+    lead_next_s: float
+    held_back: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class LogDropped:
     """Whoever reads the log was too slow, or its disk was full: `lines` lines before this one are lost."""
 
@@ -275,6 +325,8 @@ Story: TypeAlias = (
     | WorkerNoise
     | WorkerTraceback
     | WorkerSuppressed
+    | PredictionChecked
+    | HandoverChecked
     | LogDropped
     | LibrarySpoke
 )

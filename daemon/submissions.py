@@ -9,12 +9,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from daemon import admission, results, sessionfile, views, wire
 from daemon.control import Handler, Peer
 from daemon.looking import known
 from daemon.loop import Loop
+from daemon.results_insight import PlanResult
 from daemon.sessionfile import SessionSpec
 from daemon.store import Store
 from daemon.wire import Code, Refusal
@@ -23,6 +24,13 @@ from states.snapshot import World
 from states.work import Session
 
 Inspect = Callable[[list[SessionSpec]], Awaitable[Sequence[Mapping[str, Any]]]]
+PLANNED = 100  # runs that a dry run tells of
+
+
+class Plan(Protocol):
+    """Makes a plan of so many runs; `more`: sessions that are not queued, as if they were."""
+
+    async def __call__(self, limit: int, skip: int = 0, more: tuple[Session, ...] = ()) -> PlanResult: ...
 
 
 class Submissions:
@@ -41,12 +49,15 @@ class Submissions:
         inspect: Inspect,
         specs: MutableMapping[str, SessionSpec],
         renamed: Callable[[Iterable[str]], None],
+        plan: Plan,
     ) -> None:
+        """plan: the queue's future with some sessions that are not in it."""
         self._loop = loop
         self._store = store
         self._inspect = inspect
         self._specs = specs
         self._renamed = renamed
+        self._plan = plan
         self.table: Mapping[str, Handler] = {"submit": self.submit, "retry": self.retry}
 
     @property
@@ -71,11 +82,22 @@ class Submissions:
             for index, spec in enumerate(specs)
         ]
         self._check_fit(params.source, sessions)
+        if params.dry_run:
+            return await self._in_thought(sessions)
         await self._queue(sessions, specs)
         return results.SubmitResult(
             sessions=tuple(
                 results.Place(name=name, place=views.place(self._world, name)) for name in (s.name for s in specs)
             )
+        )
+
+    async def _in_thought(self, sessions: Sequence[Session]) -> results.SubmitResult:
+        """Nothing is queued: the places these would have, and the queue's future with them."""
+        queue = sorted((*self._world.queue, *sessions), key=lambda each: each.rank)
+        places = {session.name: place for place, session in enumerate(queue, 1)}
+        plan = await self._plan(PLANNED, 0, tuple(sessions))
+        return results.SubmitResult(
+            sessions=tuple(results.Place(name=each.name, place=places[each.name]) for each in sessions), plan=plan
         )
 
     def _check(self, source: str, specs: Sequence[SessionSpec]) -> None:
@@ -96,9 +118,10 @@ class Submissions:
         return None if record is None else record.state
 
     async def _inspected(self, source: str, specs: Sequence[SessionSpec]) -> dict[str, Mapping[str, Any]]:
-        """What only TensorFlow can tell of the sessions that have a model and wait for no other, by name."""
+        """What only TensorFlow, or their Python, can tell of the sessions that wait for no other, by name."""
         names = {spec.name for spec in specs}
-        ripe = [s for s in specs if s.model is not None and not admission.waits_for(s, names, self._world)]
+        asked = (spec for spec in specs if spec.model is not None or spec.python is not None)
+        ripe = [s for s in asked if not admission.waits_for(s, names, self._world)]
         if not ripe:
             return {}
         answers = await self._inspect(ripe)

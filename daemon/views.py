@@ -8,20 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 
 from daemon.devices import Listing, Process
 from daemon.logtails import LogTail
+from daemon.predictions import RunRecord
 from daemon.results import (
     DeviceProcess,
     DeviceView,
     Failure,
     LaneView,
+    MemoryView,
+    NeedView,
     QueueView,
     Row,
     SessionState,
     StatusResult,
     WorkerView,
 )
+from daemon.results_insight import RunView
 from daemon.store import SessionRecord
 from daemon.tracebacks import last_traceback
 from states import gate, policy, reasons
@@ -50,6 +55,8 @@ class Daemon:
     pid: int
     started_at: float
 
+
+FEW = 8  # sessions, of which each is asked about by itself: of more, all of the queue is gone through once
 
 _WORDS: dict[Phase, SessionState] = {
     Phase.LOADING: "preparing",
@@ -90,8 +97,10 @@ def next_order(world: World) -> float:
 # Status
 
 
-def status(world: World, daemon: Daemon, seq: int, now: Now, unrecorded: str | None = None) -> StatusResult:
-    """The daemon, its lanes and the queue. unrecorded: why decisions cannot be recorded."""
+def status(
+    world: World, daemon: Daemon, seq: int, now: Now, unrecorded: str | None = None, most: int | None = None
+) -> StatusResult:
+    """The daemon, its lanes, and the queue (its first `most`). unrecorded: why decisions cannot be recorded."""
     return StatusResult(
         version=daemon.version,
         pid=daemon.pid,
@@ -100,7 +109,8 @@ def status(world: World, daemon: Daemon, seq: int, now: Now, unrecorded: str | N
         unrecorded=unrecorded,
         seq=seq,
         lanes=tuple(lane_view(world, lane, now) for lane in world.lanes.values()),
-        queue=queue_views(world, now.at),
+        queued=len(world.queue),
+        queue=queue_views(world, now.at, most),
     )
 
 
@@ -118,6 +128,39 @@ def lane_view(world: World, lane: Lane, now: Now) -> LaneView:
         standby=worker_view(lane.standby, now) if lane.standby else None,
         retiring=tuple(worker_view(worker, now) for worker in lane.retiring),
         leaving=tuple(worker_view(worker, now) for worker in lane.leaving),
+        memory=memory_view(world, lane, now.at),
+    )
+
+
+def memory_view(world: World, lane: Lane, at: float) -> MemoryView | None:
+    """A lane's memory, and what the next session needs of it."""
+    if not lane.readings:
+        return None
+    return MemoryView(
+        total_bytes=lane.readings[-1].total,
+        free_bytes=lane.readings[-1].free,
+        spare_bytes=gate.spare(lane, world.limits),
+        headroom_bytes=world.limits.headroom_bytes,
+        next=_need(world, lane, at),
+    )
+
+
+def _need(world: World, lane: Lane, at: float) -> NeedView | None:
+    """Of the standby, to go one tier further than it is being prepared; where there is none, of the next in whole."""
+    standby = lane.standby
+    if standby is not None:
+        tier = next((tier for tier in lane.tiers if tier > standby.aim), None)
+        session: Session | None = standby.session
+    else:
+        tier = lane.top
+        session = None if lane.held or lane.lost or world.stopping else policy.head(world, lane, at)
+    if session is None or tier is None:
+        return None
+    return NeedView(
+        session=session.name,
+        tier=tier.label,
+        needed_bytes=gate.asked(world, lane, session, tier, standby),
+        fits=gate.fits(world, lane, session, tier, standby),
     )
 
 
@@ -139,6 +182,7 @@ def worker_view(worker: Worker, now: Now) -> WorkerView:
         remaining_spread_s=spread,
         rss_bytes=worker.rss_bytes,
         reserved_bytes=worker.reserved,
+        held_bytes=worker.held_bytes,
         attempt=worker.session.attempt,
         errors=max(worker.errors, worker.session.errors),
         paused=worker.paused,
@@ -159,9 +203,9 @@ def _pace(worker: Worker, now: Now) -> tuple[float | None, float | None, float |
     return (rate, None, None) if left is None else (rate, left.seconds, left.spread_s)
 
 
-def queue_views(world: World, at: float) -> tuple[QueueView, ...]:
-    """The queued sessions in their order, and why each waits."""
-    reasons = waiting_reasons(world, at)
+def queue_views(world: World, at: float, most: int | None = None) -> tuple[QueueView, ...]:
+    """The queued sessions (the first `most`) in their order, and why each waits."""
+    reasons = waiting_reasons(world, at, most)
     return tuple(
         QueueView(
             name=session.name,
@@ -173,12 +217,12 @@ def queue_views(world: World, at: float) -> tuple[QueueView, ...]:
             attempt=session.attempt,
             reason=reasons[session.name],
         )
-        for number, session in enumerate(world.queue, 1)
+        for number, session in enumerate(islice(world.queue, most), 1)
     )
 
 
-def waiting_reasons(world: World, at: float) -> dict[str, str]:
-    """Why each queued session is not running, in words. One pass: the queue may be long."""
+def waiting_reasons(world: World, at: float, most: int | None = None) -> dict[str, str]:
+    """Why each queued session (the first `most`) is not running, in words. One pass: the queue may be long."""
     heads: dict[str, Lane] = {}
     for lane in world.lanes.values():
         head = None if lane.held or lane.lost or world.stopping else policy.head(world, lane, at)
@@ -186,8 +230,8 @@ def waiting_reasons(world: World, at: float) -> dict[str, str]:
             heads.setdefault(head.name, lane)
     reasons: dict[str, str] = {}
     ahead: dict[str, str] = {}  # by lane: the last one so far that only waits for its turn there
-    for session in world.queue:
-        reason = _obstacle(world, session, at)
+    for session in islice(world.queue, most):
+        reason = obstacle(world, session, at)
         if reason is None:
             lanes = [lane.name for lane in world.lanes.values() if lane.takes(session.device)]
             before = next((ahead[name] for name in lanes if name in ahead), None)
@@ -200,7 +244,24 @@ def waiting_reasons(world: World, at: float) -> dict[str, str]:
     return reasons
 
 
-def _obstacle(world: World, session: Session, at: float) -> str | None:
+def waiting_reason(world: World, session: Session, at: float) -> str:
+    """Why one queued session is not running: what `waiting_reasons` says of it, looking at few others."""
+    if (kept := obstacle(world, session, at)) is not None:
+        return kept
+    lanes = [lane for lane in world.lanes.values() if lane.takes(session.device)]
+    for lane in lanes:
+        head = None if lane.held or lane.lost or world.stopping else policy.head(world, lane, at)
+        if head is not None and head.name == session.name:
+            return _next_on(world, lane, at)
+    place = next(index for index, each in enumerate(world.queue) if each.name == session.name)
+    for lane in lanes:
+        for other in reversed(world.queue[:place]):
+            if lane.takes(other.device) and obstacle(world, other, at) is None:
+                return f"behind {other.name}"
+    return "waits for its turn"
+
+
+def obstacle(world: World, session: Session, at: float) -> str | None:
     """What keeps the session from running, other than those ahead of it."""
     if session.waits_for:
         return f"waits for {', '.join(sorted(session.waits_for))}"
@@ -271,9 +332,14 @@ def device_view(
 
 
 def live_rows(
-    world: World, now: Now, submitted: Mapping[str, datetime], only: Collection[str] | None = None
+    world: World,
+    now: Now,
+    submitted: Mapping[str, datetime],
+    only: Collection[str] | None = None,
+    *,
+    queued: bool = True,
 ) -> list[Row]:
-    """The sessions that have not ended (of these names `only`): those with a worker, then the queue.
+    """The sessions that have not ended (of these names `only`): those with a worker, then, if `queued`, the queue.
 
     `submitted`: when each was.
     """
@@ -282,10 +348,13 @@ def live_rows(
         for lane, worker in live_workers(world)
         if only is None or worker.session.name in only
     ]
-    reasons = waiting_reasons(world, now.at)
-    for number, session in enumerate(world.queue, 1):
-        if only is not None and session.name not in only:
-            continue
+    waiting = [
+        (number, session)
+        for number, session in enumerate(world.queue if queued else (), 1)
+        if only is None or session.name in only
+    ]
+    reasons = waiting_reasons(world, now.at) if len(waiting) > FEW else {}
+    for number, session in waiting:
         rows.append(
             Row(
                 name=session.name,
@@ -298,7 +367,7 @@ def live_rows(
                 errors=session.errors,
                 attempt=session.attempt,
                 max_attempts=session.max_attempts,
-                reason=reasons[session.name],
+                reason=reasons.get(session.name) or waiting_reason(world, session, now.at),
                 submitted_at=submitted.get(session.name),
             )
         )
@@ -330,6 +399,20 @@ def failure(kept: LogTail | None) -> Failure | None:
     if kept is None:
         return None
     return Failure(attempt=kept.attempt, log_tail=kept.text, traceback=last_traceback(kept.text))
+
+
+def run_view(run: RunRecord) -> RunView:
+    """A run against its prediction, from its record."""
+    return RunView(
+        lane=run.lane,
+        begun_at=run.begun_at,
+        cursor=run.cursor,
+        predicted_s=run.predicted_s,
+        margin_s=run.margin_s,
+        items=run.items,
+        run_s=run.seconds,
+        finished=run.finished,
+    )
 
 
 def _worker_row(lane: Lane, worker: Worker, now: Now, submitted: Mapping[str, datetime]) -> Row:

@@ -7,6 +7,7 @@ from here; the server and the client read the same declarations.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import Enum, IntEnum
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -19,6 +20,7 @@ from daemon.results import (
     DevicesResult,
     EventLine,
     EventsResult,
+    InspectResult,
     LanesResult,
     ListResult,
     LogsResult,
@@ -31,8 +33,11 @@ from daemon.results import (
     StatusResult,
     SubmitResult,
     SwapResult,
+    TimelinePiece,
+    TimelineResult,
     VersionResult,
 )
+from daemon.results_insight import ExplainResult, PlanResult, WhyResult
 
 PROTOCOL = 1
 LINE_LIMIT_BYTES = 1 << 20
@@ -102,11 +107,23 @@ INT64_MAX = (1 << 63) - 1  # SQLite and the kernel count no further
 
 
 class SubmitParams(Params, frozen=True, kw_only=True):
-    """The text of a session file, the absolute folder its relative paths start from, and what messages call it."""
+    """The text of a session file, the absolute folder its relative paths start from, and what messages call it.
+
+    `dry_run`: everything is checked as ever, the inspection of models included, and nothing is queued.
+    """
 
     text: str
     base: Annotated[str, Meta(pattern="^/")]
     source: Annotated[str, Meta(min_length=1, max_length=4096)] = "sessions.toml"
+    dry_run: bool = False
+
+
+class InspectParams(Params, frozen=True, kw_only=True):
+    """The absolute path of a model, one of its signatures or all, and the items of one call, for its needs."""
+
+    model: Annotated[str, Meta(pattern="^/", max_length=4096)]
+    signature: Name | None = None
+    batch_size: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)] = 32
 
 
 class ListParams(Params, frozen=True, kw_only=True):
@@ -122,6 +139,12 @@ class ListParams(Params, frozen=True, kw_only=True):
     names: tuple[Name, ...] = ()
     limit: Annotated[int, Meta(ge=1, le=LIST_LIMIT)] = 100
     before: Annotated[int, Meta(ge=1, le=INT64_MAX)] | None = None
+
+
+class StatusParams(Params, frozen=True, kw_only=True):
+    """How many of the queue, from its head; all of it, where that is left out."""
+
+    queue: Annotated[int, Meta(ge=0, le=INT64_MAX)] | None = None
 
 
 class NameParams(Params, frozen=True, kw_only=True):
@@ -182,6 +205,40 @@ class EventsParams(Params, frozen=True, kw_only=True):
     follow: bool = True
 
 
+class WhyParams(Params, frozen=True, kw_only=True):
+    """A lane or a session, by its name; without one, every lane, and the first session of the queue."""
+
+    name: Name | None = None
+
+
+class PlanParams(Params, frozen=True, kw_only=True):
+    """How many runs to tell, after so many that are skipped. What lies further ahead takes longer to find."""
+
+    limit: Annotated[int, Meta(ge=1, le=LIST_LIMIT)] = 50
+    skip: Annotated[int, Meta(ge=0, le=100_000)] = 0
+
+
+class ExplainParams(Params, frozen=True, kw_only=True):
+    """At most one of: a handover by the number of its decision; the last one to a session; the `worst` so many.
+
+    Without any, the last handover.
+    """
+
+    handover: Annotated[int, Meta(ge=1, le=INT64_MAX)] | None = None
+    session: Name | None = None
+    worst: Annotated[int, Meta(ge=1, le=LIST_LIMIT)] | None = None
+
+
+class TimelineParams(Params, frozen=True, kw_only=True):
+    """The stretch of time; without `until`, up to now. Without `since`, the last day.
+
+    Where that has fewer than 50 sessions, it goes back until the fiftieth last began.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 class ShutdownParams(Params, frozen=True, kw_only=True):
     """`now` ends the workers at once; without it, each finishes its batch and commits first.
 
@@ -218,10 +275,18 @@ _METHODS = (
         errors=_ACT,
     ),
     Method(
+        name="inspect",
+        summary="What a model on disk takes and gives, and needs of memory. It acts, because a model is a program.",
+        access=Access.ACT,
+        params=InspectParams,
+        result=InspectResult,
+        errors=_ACT,
+    ),
+    Method(
         name="status",
         summary="The daemon, its lanes with what they do and why, and the queue.",
         access=Access.LOOK,
-        params=Params,
+        params=StatusParams,
         result=StatusResult,
     ),
     Method(name="list", summary="Sessions, one row each.", access=Access.LOOK, params=ListParams, result=ListResult),
@@ -311,6 +376,37 @@ _METHODS = (
         params=EventsParams,
         result=EventsResult,
         stream=EventLine,
+    ),
+    Method(
+        name="timeline",
+        summary="The record of a stretch of time: what was decided, and the devices' memory. A stream, like `events`.",
+        access=Access.LOOK,
+        params=TimelineParams,
+        result=TimelineResult,
+        stream=TimelinePiece,
+    ),
+    Method(
+        name="why",
+        summary="Why a lane, or a session, is as it is: in a sentence, with the figures behind it.",
+        access=Access.LOOK,
+        params=WhyParams,
+        result=WhyResult,
+        errors=(Code.NOT_FOUND,),
+    ),
+    Method(
+        name="plan",
+        summary="What is predicted of the queue: when each session is prepared, begins and ends, and on which lane.",
+        access=Access.LOOK,
+        params=PlanParams,
+        result=PlanResult,
+    ),
+    Method(
+        name="explain",
+        summary="What the gap of a handover was spent on, and what would make it shorter.",
+        access=Access.LOOK,
+        params=ExplainParams,
+        result=ExplainResult,
+        errors=(Code.NOT_FOUND,),
     ),
     Method(
         name="reload",

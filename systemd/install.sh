@@ -57,9 +57,9 @@ PY
   (cd "$SOURCE" && cp -R pyproject.toml README.md LICENSE baton.py states daemon "$copy")
   pip="$VENV/bin/python -m pip install --quiet --disable-pip-version-check --no-compile"
   case $TENSORFLOW in
-    default) say "installing batond and TensorFlow (large: some minutes)"; $pip "$copy[worker]" ;;
-    '') say "installing batond without TensorFlow"; $pip "$copy" ;;
-    *) say "installing batond and $TENSORFLOW"; $pip "$copy" numpy "$TENSORFLOW" ;;
+    default) say "installing batond and TensorFlow (large: some minutes)"; $pip "$copy[worker,timeline]" ;;
+    '') say "installing batond without TensorFlow"; $pip "$copy[timeline]" ;;
+    *) say "installing batond and $TENSORFLOW"; $pip "$copy[timeline]" numpy "$TENSORFLOW" ;;
   esac
   # What is in a package must not say where it was put together.
   if [ -n "$DESTDIR" ]; then

@@ -11,3 +11,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the answers in tests/core/scenarios anew; read the difference before it is committed",
     )
+    parser.addoption(
+        "--rewrite-screens",
+        action="store_true",
+        help="write the pictures in tests/shell/screens anew; read the difference before it is committed",
+    )

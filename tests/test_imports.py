@@ -18,15 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = (
     ("work", "triggers"),  # sessions, and what a lane is asked about: plain values
     ("estimate", "events", "effects", "notes"),  # what is predicted of them, what happened, what is asked for and told
-    ("snapshot",),  # how things stand
+    ("snapshot", "hindsight"),  # how things stand, and what earlier runs came to
+    ("outlook", "rehearsal"),  # what is predicted, and what a prediction makes up of the world
     ("gate", "draft", "decision"),  # whether memory allows it; a step's own copy of it; its answer
     ("policy", "restore", "fate", "pauses"),  # what follows; the past; what becomes of a session, what it waits for
     ("reasons", "guards"),  # policy in words, and as words
-    ("waits",),  # for memory
+    ("waits", "details"),  # for memory; the figures behind a reason
     ("facts", "readings"),  # what a fact, or a reading, changes in the books
     ("commands", "actions"),  # what a person, or a row, changes
     ("table",),  # the rows
     ("lifecycle", "diagram"),  # the engine; the picture
+    ("forecast",),  # the engine, driven ahead of time
 )
 
 # What of the standard library the core may use: nothing that does, waits, or differs from run to run.
@@ -37,6 +39,7 @@ HARMLESS = {
     "dataclasses": "is data",
     "enum": "is data",
     "functools": "is functions",
+    "heapq": "is functions",
     "math": "is functions",
     "typing": "is types",
     "zlib": "is functions",
@@ -51,9 +54,14 @@ ONLY: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("numpy", ("daemon.worker",), "the daemon stays small: what it handles are lines, not arrays"),
     (
         "rich",
-        ("daemon.ctl.screen", "daemon.ctl.screen_show", "daemon.ctl.waiting"),
+        (
+            *("daemon.ctl.screen", "daemon.ctl.screen_inspect", "daemon.ctl.screen_show", "daemon.ctl.waiting"),
+            "daemon.ctl.screen_insight",
+            *(f"daemon.ctl.watch_{part}" for part in ("lane", "line", "memory", "terminal", "view")),
+        ),
         "it is for people, and slow to import: scripts never wait for it",
     ),
+    ("plotly", ("daemon.ctl.timeline_html",), "it draws one page, and may not be installed"),
     ("daemon.ctl", ("daemon.cli", "daemon.ctl"), "it is the client: the daemon needs nothing of it"),
     ("sqlite3", ("daemon.database", "daemon.recording", "daemon.store"), "what is kept is written in one place"),
     ("structlog", ("daemon.logs",), "a line of the log is made in one place"),

@@ -14,6 +14,7 @@ from daemon.ctl import completion
 from daemon.ctl.client import gone
 from daemon.ctl.conversation import EXIT_REFUSED, Conversation, command
 
+QUEUE_SHOWN = 20  # of the queue, to a person; `list` has all of it
 GONE_TIMEOUT_S = 30.0  # for a daemon that waits for nobody: the next one can be started when it is gone
 
 
@@ -26,7 +27,8 @@ def lanes(function: Callable[..., None]) -> Callable[..., None]:
 @command
 def status(talk: Conversation) -> None:
     """The daemon, its lanes with what they do and why, and the queue."""
-    if answer := talk.ask("status", wire.Params(), results.StatusResult):
+    params = wire.StatusParams(queue=None if talk.as_json else QUEUE_SHOWN)
+    if answer := talk.ask("status", params, results.StatusResult):
         from daemon.ctl import screen
 
         screen.show_status(answer)

@@ -185,6 +185,8 @@ def show_status(answer: StatusResult) -> None:
         put(Group(Text(""), *_lane(lane)))
     if answer.queue:
         put("", _queue(answer.queue))
+        if answer.queued > len(answer.queue):
+            put(Text(f"and {answer.queued - len(answer.queue)} more; batonctl list shows all", style="dim"))
     else:
         put(Text("\nnothing is queued", style="dim"))
 

@@ -12,8 +12,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from daemon.ctl.screen import ESCAPES, LEVELS, clock, console, items, left, put, rate, safe, show_event, word
+from daemon.ctl.screen import ESCAPES, LEVELS, clock, console, duration, items, left, put, rate, safe, show_event, word
 from daemon.results import Failure, Row, ShowResult
+from daemon.results_insight import RunView
 
 TAIL_LINES = 20  # of what was printed last, where there is no traceback in it
 LINE_CHARACTERS = 1000
@@ -28,7 +29,9 @@ def show_session(answer: ShowResult) -> None:
     table.add_column(overflow="fold")
     for key, value in _facts(answer.session, answer.log_path):
         table.add_row(key, word(value) if key == "state" else Text(safe(value)))
-    hidden = ("name", "batch_size") if answer.spec.get("run") else ("name",)
+    hidden = ["name", "safe_mode"]
+    if answer.spec.get("run"):
+        hidden.append("batch_size")
     for key, value in answer.spec.items():
         if value not in (None, [], False) and key not in hidden:
             table.add_row(
@@ -39,6 +42,11 @@ def show_session(answer: ShowResult) -> None:
                     )
                 ),
             )
+    if answer.spec.get("safe_mode") is False:
+        table.add_row("safe_mode", "no")
+    for run in answer.runs:
+        if run.predicted_s is not None:
+            table.add_row("predicted", Text(_prediction(run)))
     put(table)
     for line in answer.history:
         show_event(line)
@@ -64,6 +72,17 @@ def _facts(row: Row, log_path: str | None) -> list[tuple[str, str]]:
         ("log", log_path or ""),
     ]
     return [(key, value) for key, value in facts if value]
+
+
+def _prediction(run: RunView) -> str:
+    """How long a run was to take, and what became of that."""
+    said = f"{duration(run.predicted_s)} from {clock(run.begun_at)} on"
+    said += f" ± {duration(run.margin_s)}" if run.margin_s is not None else ""
+    if run.run_s is None or run.predicted_s is None:
+        return said
+    error = run.run_s - run.predicted_s
+    much = f"{duration(abs(error))} {'longer' if error > 0 else 'shorter'}"
+    return f"{said}; it took {duration(run.run_s)}, {much}" + ("" if run.finished else ", and was not at its end")
 
 
 # Attempts

@@ -20,15 +20,24 @@ WAIT_HINT = "the sessions go on; see them with `batonctl status`, end one with `
 @command
 @click.argument("file", type=click.File("rb"))
 @click.option("--wait", is_flag=True, help="Show their progress until they have ended; exit 1 if one is not done.")
-def submit(talk: Conversation, *, file: Any, wait: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Check everything, queue nothing, and print the plan with them in it.")
+def submit(talk: Conversation, *, file: Any, wait: bool, dry_run: bool) -> None:
     """Queue the sessions of a session file (TOML; - is standard input), all of them or none."""
+    if wait and dry_run:
+        raise click.UsageError("give --wait or --dry-run, not both: nothing is queued that could be waited for")
     piped = file.name == "<stdin>"
     source = "standard input" if piped else file.name
     base = os.path.dirname(os.path.abspath("-" if piped else file.name))  # noqa: PTH100, PTH120 pathlib costs 10 ms
-    params = wire.SubmitParams(text=_text(file, source), base=base, source=source)
+    params = wire.SubmitParams(text=_text(file, source), base=base, source=source, dry_run=dry_run)
     answer = talk.client.call("submit", params, results.SubmitResult, SUBMIT_TIMEOUT_S)
     if talk.as_json:
         talk.print_raw(talk.client.raw)
+    elif answer.plan is not None:
+        from daemon.ctl import screen_insight
+
+        for session in answer.sessions:
+            click.echo(f"{session.name} would be queued, {_place(session.place)}")
+        screen_insight.show_plan(answer.plan)
     elif not wait:
         for session in answer.sessions:
             click.echo(f"queued {session.name}, {_place(session.place)}")

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from daemon import results, wire
-from daemon.ctl.client import Client, UnreachableError
+from daemon.ctl.client import Client, UnreachableError, again
 from daemon.results import Row
 
 POLL_S = 0.25
@@ -40,7 +40,7 @@ def until_ended(client: Client, names: tuple[str, ...], display: Display) -> boo
                 if time.monotonic() - lost_at > LOST_PATIENCE_S:
                     raise
                 show(rows, f"{error}; looking for it again")
-                client = _again(client)
+                client = again(client)
                 own.callback(client.close)
             if rows and lost_at is None and all(row.state in ENDED for row in rows):
                 return all(row.state == "done" for row in rows)
@@ -56,15 +56,6 @@ def _rows(client: Client, names: tuple[str, ...]) -> tuple[Row, ...]:
         found.update({row.name: row for row in answer.sessions})
     gone = Row(name="", state="cancelled", reason="batond knows nothing of it any more")
     return tuple(found.get(name) or msgspec.structs.replace(gone, name=name) for name in names)
-
-
-def _again(client: Client) -> Client:
-    try:
-        found = Client(client.path)
-    except UnreachableError:
-        return client
-    client.close()
-    return found
 
 
 def for_people() -> Display:

@@ -5,6 +5,7 @@ Importing this imports TensorFlow and everything a worker needs: it is what a fo
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import time
@@ -18,9 +19,12 @@ import msgspec
 
 import baton
 from daemon.sessionfile import DeviceAssignment, SessionSpec
-from daemon.worker import device, errorlog, fingerprint, folder, inputs, models, outputs
+from daemon.worker import device, errorlog, fingerprint, folder, models, outputs
 from daemon.worker.calls import Caller
 from daemon.worker.failures import Refused
+from daemon.worker.inputs import formats
+from daemon.worker.inputs.batches import Input
+from daemon.worker.inputs.reader import Reader
 from daemon.worker.patience import CancelledError, Patience
 from daemon.worker.signature import Signature
 
@@ -33,15 +37,16 @@ def run(channel: baton.Channel, assigned: DeviceAssignment, target: str) -> None
 
     target: TensorFlow's name of the device for weights and computation; see device.target.
     """
-    spec = msgspec.convert(channel.assignment["spec"], SessionSpec)
+    spec = models.pinned(msgspec.convert(channel.assignment["spec"], SessionSpec))
     session = BatchSession(channel, spec, assigned, target, resume=bool(channel.assignment.get("resume")))
     wanted: str | None = str(channel.assignment["tier"])
-    while wanted is not None:
-        session.prepare(wanted)
-        channel.ready(wanted, session.total)
-        wanted = channel.wait()
-    session.prepare("warm")  # at once where it is; `go` may come to a lower tier
-    session.compute()
+    with contextlib.closing(session):
+        while wanted is not None:
+            session.prepare(wanted)
+            channel.ready(wanted, session.total)
+            wanted = channel.wait()
+        session.prepare("warm")  # at once where it is; `go` may come to a lower tier
+        session.compute()
 
 
 class BatchSession:
@@ -58,8 +63,9 @@ class BatchSession:
         self._resume = resume
         self._spec = spec
         self._model_path = Path(spec.model)
-        self._input_pattern = spec.input
+        self._input_name = formats.called(spec)
         self._directory = Path(spec.output)
+        self._closing = contextlib.ExitStack()
         self._passed: list[str] = []
         self._quiesced = False
         self._patience = Patience(channel, told=self._quiesce)
@@ -104,22 +110,25 @@ class BatchSession:
         device.limit(self._device)
         device.start(self._target)
         self._channel.device_peak = partial(device.peak_bytes, self._target)  # asking before would make the context
-        self._staged = models.stage(self._model_path, self._spec.signature, self._target, hold=hold)
+        self._staged = models.stage(self._model_path, models.wanted_by(self._spec), self._target, hold=hold)
         signature = self._staged.signature
         check_batch_size(self._spec, signature.fixed_batch)
-        source = inputs.open_input(self._input_pattern, signature, skip=self._spec.on_error == "skip")
-        self.total = source.total
-        identity = identity_of(self._spec, signature, source.total)
+        source = formats.open_input(self._spec, signature)
+        identity = identity_of(self._spec, signature, source)
         manifest = folder.survey(self._directory, identity, overwrite=self._spec.overwrite, resume=self._resume)
-        self._rows = outputs.Rows(self._directory, identity, manifest)
+        self._rows = outputs.Rows(self._directory, identity, manifest, source.names)
         self._committer = outputs.Committer(self._rows)
-        self._reader = inputs.Reader(self._input_pattern, source, self._rows.cursor, self._spec.batch_size)
+        skip = self._spec.on_error == "skip"
+        self._reader = Reader(self._input_name, source, self._rows.cursor, self._spec.batch_size, skip=skip)
         self._batch = self._reader.next()
+        self.total = self._reader.total
 
     def _warm_up(self) -> None:
         """Everything but computing: so that between `go` and the first item there is one call of the model."""
-        self._caller = Caller(self._staged.load(), self._model_path, skip=self._spec.on_error == "skip")
-        self._batch = self._reader.place(self._target, self._batch)
+        model = self._staged.load()
+        self._closing.callback(model.close)
+        self._caller = Caller(model, self._model_path, skip=self._spec.on_error == "skip")
+        self._batch = self._reader.place(model.inputs_at, self._batch)
         if self._batch is not None:
             self._caller.call(self._batch)
         self._channel.done = self._channel.cursor = self._rows.cursor  # the manifest's word, not the daemon's
@@ -149,13 +158,14 @@ class BatchSession:
 
     def _compute_batches(self) -> None:
         """`quiesced` goes out once the last results are there, before they are written: the device is free."""
-        channel, batch, total = self._channel, self._batch, self._reader.total
+        channel, batch = self._channel, self._batch
         if batch is None:
             channel.last_batch()
         verdict = self._verdict(self._rows.cursor, {}, has_rows=not self._rows.is_empty)
         if verdict is not None:
             raise verdict
         while batch is not None and not channel.draining:
+            total = self._reader.total
             if batch.end == total:
                 channel.last_batch()
             computed = self._caller.call(batch)
@@ -175,6 +185,10 @@ class BatchSession:
             batch = self._reader.next()
         self._quiesce()
 
+    def close(self) -> None:
+        """Close the model, if one was loaded. A session that is cancelled before `go` ends without."""
+        self._closing.close()
+
     def _quiesce(self) -> None:
         """Say, once, that nothing is in flight any more."""
         if not self._quiesced:
@@ -189,10 +203,10 @@ class BatchSession:
             item = sorted(errors)[limit - found] if errors else None
             why = f"{found} items are errors by now, and max_errors = {limit}"
             remedy = "set a higher max_errors to go on from there, or mend the input and set overwrite = true"
-            return Refused("input", f"cannot go on with '{self._input_pattern}': {why}; see '{log}'; {remedy}", item)
+            return Refused("input", f"cannot go on with '{self._input_name}': {why}; see '{log}'; {remedy}", item)
         if end == self._reader.total and not has_rows:
             why = f"every one of its {found} items is an error"
-            return Refused("input", f"cannot compute '{self._input_pattern}': {why}; see '{log}', and mend the input")
+            return Refused("input", f"cannot compute '{self._input_name}': {why}; see '{log}', and mend the input")
         return None
 
     def _keep_what_is_done(self) -> None:
@@ -203,16 +217,16 @@ class BatchSession:
             traceback.print_exc(file=sys.stderr)
 
 
-def identity_of(spec: SessionSpec, signature: Signature, total: int) -> folder.Identity:
-    """What the session's rows are told by. `total`: items of the input."""
+def identity_of(spec: SessionSpec, signature: Signature, source: Input) -> folder.Identity:
+    """What the session's rows are told by. `source`: its input, opened. Raises Refused (output): not to be kept."""
     assert spec.model is not None
-    assert spec.input is not None
     return folder.Identity(
         session=spec.name,
         model_fingerprint=fingerprint.of_path(Path(spec.model)),
-        input_fingerprint=inputs.fingerprint_of(spec.input),
-        total=total,
+        input_fingerprint=formats.fingerprint_of(spec),
+        total=source.total,
         signature=signature.name,
+        format=outputs.format_of(spec, signature, varies=source.varies),
     )
 
 

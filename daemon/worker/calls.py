@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,8 +13,8 @@ import tensorflow as tf
 
 from daemon.worker import outputs
 from daemon.worker.failures import Refused, first_line, is_out_of_memory, out_of_memory
-from daemon.worker.inputs import Batch, Tensors
-from daemon.worker.staging import Model
+from daemon.worker.inputs.batches import Batch, Tensors
+from daemon.worker.staging import Model, Value
 
 # A device, a runtime or a model in disorder raises these whatever the item is: no item is to be blamed for it.
 NO_ITEMS_FAULT: Final = (
@@ -30,6 +31,8 @@ NO_ITEMS_FAULT: Final = (
 class Computed:
     """What one batch gave. `rows`: a row for each of its items, on the host; None where all of them are errors.
 
+    Rows of text are an array of `bytes` objects; rows that differ in shape are one of arrays, a row each, which for a
+    RaggedTensor of several ragged sizes are such arrays again. Where an item is an error, None stands there.
     errors: position → reason, in one line.
     """
 
@@ -84,7 +87,7 @@ class Caller:
         fixed = self._model.signature.fixed_batch
         if fixed is not None and count < fixed:
             tensors = {name: _padded(tensor, fixed - count) for name, tensor in tensors.items()}
-        results = {name: tensor.numpy() for name, tensor in self._model.call(tensors).items()}
+        results = {name: rows_of(value) for name, value in self._model.call(tensors).items()}
         outputs.storable(results, fixed or count)
         return {name: result[:count] for name, result in results.items()}
 
@@ -104,16 +107,31 @@ def _padded(tensor: tf.Tensor, missing: int) -> tf.Tensor:
     return tf.concat([tensor, tf.repeat(tensor[-1:], missing, axis=0)], axis=0)
 
 
+def rows_of(value: Value) -> np.ndarray:
+    """The value on the host, a row for each item."""
+    if isinstance(value, tf.RaggedTensor):
+        inner, splits = rows_of(value.values), value.row_splits.numpy()
+        return _objects([inner[first:end] for first, end in itertools.pairwise(splits)])
+    return value if isinstance(value, np.ndarray) else value.numpy()
+
+
+def _objects(rows: Sequence[object]) -> np.ndarray:
+    """An array that has these as its elements, whatever they are: NumPy's own ways look into them."""
+    array = np.empty(len(rows), object)
+    for number, row in enumerate(rows):
+        array[number] = row
+    return array
+
+
 def _joined(batch: Batch, parts: list[tuple[np.ndarray, outputs.Results]]) -> outputs.Results:
     """One array an output for the whole batch, what stands for an error in the rows that no part has."""
     whole = {}
-    for name, first in parts[0][1].items():
-        plain = outputs.plain(first)
-        whole[name] = outputs.filler((batch.end - batch.start, *plain.shape[1:]), plain.dtype)
-        for items, results in parts:
-            if results[name].shape[1:] != plain.shape[1:]:
-                have = f"{results[name].shape[1:]} and {plain.shape[1:]}"
-                why = f"output '{name}' has rows of several shapes ({have}) between item {batch.start} and {batch.end}"
-                raise Refused("model", f"cannot keep the results: {why}; choose a signature with rows of one shape")
-            whole[name][items - batch.start] = results[name]
+    for name in parts[0][1]:
+        rows = [outputs.plain(results[name]) for _, results in parts]
+        if len({each.shape[1:] for each in rows}) > 1:
+            rows = [_objects(list(each)) for each in rows]
+        shape, dtype = (batch.end - batch.start, *rows[0].shape[1:]), rows[0].dtype
+        whole[name] = np.full(shape, None, object) if dtype.hasobject else outputs.filler(shape, dtype)
+        for (items, _), each in zip(parts, rows, strict=True):
+            whole[name][items - batch.start] = each
     return whole

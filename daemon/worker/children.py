@@ -30,7 +30,7 @@ def adopt() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def start(argv: list[str], *, cwd: str | None, channel_fd: int) -> int:
+def start(argv: list[str], *, cwd: str | None, environment: dict[str, str], channel_fd: int) -> int:
     """Start a program in this process's group, with `channel_fd` as its BATON_FD; its pid. Raises OSError.
 
     It does not outlive this process: the kernel kills it (not what runs with another user's rights: an exec of such a
@@ -39,7 +39,7 @@ def start(argv: list[str], *, cwd: str | None, channel_fd: int) -> int:
     child = subprocess.Popen(
         argv,
         cwd=cwd,
-        env={**os.environ, "BATON_FD": str(channel_fd), MARK: mark()},
+        env={**environment, "BATON_FD": str(channel_fd), MARK: mark()},
         pass_fds=(channel_fd,),
         preexec_fn=_dying_with(os.getpid()),  # safe: this process has one thread
     )

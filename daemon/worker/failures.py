@@ -20,7 +20,8 @@ KIND_OF_KEY: Final[dict[Key, str]] = {
     "output": "output",
 }
 NOISE: Final = re.compile(
-    r"^(Graph execution error:|Detected at node|Stack trace|<stack traces|File \"|Traceback|\s*$|\d+ root error)"
+    r"^(Graph execution error:|Detected at node|Node: '|Stack trace|<stack traces|File \"|Traceback|\s*$"
+    r"|\d+ root error)"
 )
 # How TensorFlow, CUDA and its libraries tell it in an error of another type; the two handles cannot be made where a
 # card is full, and a copy to a device finds its "Dst tensor" without memory.

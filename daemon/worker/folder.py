@@ -11,7 +11,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -23,8 +23,11 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 LOCKED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
+RowFormat: TypeAlias = Literal["npy", "jsonl"]
+
+
 class OutputFile(msgspec.Struct, frozen=True):
-    """One output tensor. `shape` is the whole array's, items first."""
+    """One output tensor. `shape` is the whole array's, items first (0 where nobody knows how many); () in lines."""
 
     name: str
     file: str
@@ -35,7 +38,8 @@ class OutputFile(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`session.json`: whose rows these are, how many of them count, and how many of those are errors.
 
-    `outputs` is empty as long as every item was an error: the model has not shown yet what it gives.
+    `outputs` is empty as long as every item was an error: the model has not shown yet what it gives. `bytes`: of
+    `outputs.jsonl`, as many as those rows have. `total` is null where the input does not tell it.
     """
 
     session: str
@@ -43,8 +47,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     input_fingerprint: str
     signature: str = ""
     cursor: int
-    total: int
+    total: int | None
     errors: int = 0
+    format: RowFormat = "npy"
+    bytes: int = 0
     outputs: tuple[OutputFile, ...]
     complete: bool
 
@@ -56,8 +62,9 @@ class Identity:
     session: str
     model_fingerprint: str
     input_fingerprint: str
-    total: int
+    total: int | None
     signature: str
+    format: RowFormat = "npy"
 
     def differs_from(self, manifest: Manifest) -> str | None:
         """Why the manifest's rows are not this session's, or None."""
@@ -69,6 +76,8 @@ class Identity:
             return f"its rows are by signature '{manifest.signature}'"
         if (manifest.input_fingerprint, manifest.total) != (self.input_fingerprint, self.total):
             return "its rows are of another version of the input"
+        if manifest.format != self.format:
+            return f"its rows are kept as {manifest.format}, and this session's as {self.format}"
         return None
 
     def fresh(self, outputs: tuple[OutputFile, ...]) -> Manifest:
@@ -80,6 +89,7 @@ class Identity:
             signature=self.signature,
             cursor=0,
             total=self.total,
+            format=self.format,
             outputs=outputs,
             complete=False,
         )

@@ -10,6 +10,9 @@ own account of shapes and dtypes, without what is saved twice or is an optimizer
 none. `need_bytes` is a first guess of the host memory that the session takes with a CPU as its device, `device_bytes`
 one of the memory it takes of a GPU, without the context, which costs each process the same. A measured peak takes the
 place of either.
+
+A spec without input and output asks of the model alone. Its answer has, beside `session` and `error`, `found`: the
+fields of `daemon.results.InspectResult`, or null.
 """
 
 from __future__ import annotations
@@ -24,11 +27,14 @@ import msgspec
 import tensorflow as tf
 
 import baton
+from daemon.modelversions import version_number
 from daemon.sessionfile import SessionSpec
-from daemon.worker import fingerprint, folder, inputs, models
+from daemon.worker import fingerprint, folder, models
 from daemon.worker.batch import check_batch_size, identity_of
 from daemon.worker.failures import Refused
-from daemon.worker.signature import Signature, Tensor
+from daemon.worker.inputs import formats
+from daemon.worker.inputs.batches import Input, value_bytes
+from daemon.worker.signature import Signature, Tensor, item_count
 
 # On the host. Of a worker with TensorFlow imported and a small model called once, 0.56 GB of resident memory were
 # measured. Weights are there twice while they are loaded: as read from the file, and as the model has them.
@@ -55,9 +61,13 @@ def answer(socket_fd: int) -> None:
                 return  # nobody is there to be answered
             request += chunk
         for spec in json.loads(request)["specs"]:
-            line = json.dumps(inspected(msgspec.convert(spec, SessionSpec))).encode() + b"\n"
+            line = json.dumps(_answered(msgspec.convert(spec, SessionSpec))).encode() + b"\n"
             while line:
                 line = line[os.write(socket_fd, line) :]
+
+
+def _answered(spec: SessionSpec) -> dict[str, Any]:
+    return surveyed(spec) if spec.output is None else inspected(spec)
 
 
 def inspected(spec: SessionSpec) -> dict[str, Any]:
@@ -77,12 +87,25 @@ def inspected(spec: SessionSpec) -> dict[str, Any]:
     )
     found["tensorflow"] = tf.__version__
     try:
-        _inspect(spec, found)
-    except Refused as refused:
-        found["error"] = {"key": refused.key, "reason": refused.reason}
-    except baton.Failure as failure:  # memory: the model does not fit on this host
-        found["error"] = {"key": "model", "reason": failure.reason}
+        _inspect(models.pinned(spec), found)
+    except baton.Failure as failure:
+        found["error"] = _error(failure)
     return {"type": "inspected", "session": spec.name, "cursor": found.pop("cursor", 0), **found}
+
+
+def surveyed(spec: SessionSpec) -> dict[str, Any]:
+    """The answer for a spec of a model alone."""
+    error, found = None, None
+    try:
+        found = _survey(models.pinned(spec))
+    except baton.Failure as failure:
+        error = _error(failure)
+    return {"type": "inspected", "session": spec.name, "error": error, "found": found}
+
+
+def _error(failure: baton.Failure) -> dict[str, str]:
+    """One without a key is memory's: the model does not fit on this host."""
+    return {"key": failure.key if isinstance(failure, Refused) else "model", "reason": failure.reason}
 
 
 def _inspect(spec: SessionSpec, found: dict[str, Any]) -> None:
@@ -90,34 +113,75 @@ def _inspect(spec: SessionSpec, found: dict[str, Any]) -> None:
     assert spec.input is not None
     assert spec.output is not None
     model = Path(spec.model)
-    signature = models.describe(model, spec.signature)
+    signature = models.describe(model, models.wanted_by(spec))
     found["fingerprint"] = fingerprint.of_path(model)
     found["signature"] = signature.name
     found["inputs"] = _plain(signature.inputs)
     found["outputs"] = _plain(signature.outputs)
     check_batch_size(spec, signature.fixed_batch)
-    source = inputs.open_input(spec.input, signature, skip=spec.on_error == "skip")
+    source = formats.open_input(spec, signature)
     found["total"] = source.total
-    weights_bytes, batch_bytes = models.weights_bytes(model, signature.name), _batch_bytes(spec, signature, source)
+    weights_bytes, batch_bytes = models.weigh(model, signature.name).total_bytes, _batch_bytes(spec, signature, source)
     found["weights_bytes"] = weights_bytes
-    found["need_bytes"] = BASE_BYTES + WEIGHT_COPIES * weights_bytes + BATCH_COPIES * batch_bytes
-    found["device_bytes"] = (
-        int(DEVICE_WEIGHTS_FACTOR * weights_bytes) + DEVICE_BATCH_FACTOR * batch_bytes + DEVICE_WORKSPACE_BYTES
-    )
-    identity = identity_of(spec, signature, source.total)
+    found["need_bytes"], found["device_bytes"] = _needs(weights_bytes, batch_bytes)
+    identity = identity_of(spec, signature, source)
     directory = Path(spec.output)
     manifest = folder.survey(directory, identity, overwrite=spec.overwrite, resume=False)
     found["cursor"] = manifest.cursor if manifest else 0
+
+
+def _survey(spec: SessionSpec) -> dict[str, Any]:
+    assert spec.model is not None
+    model = Path(spec.model)
+    survey = models.survey(model, models.wanted_by(spec))
+    return {
+        "model": spec.model,
+        "kind": survey.kind,
+        "version": version_number(model),
+        "fingerprint": fingerprint.of_path(model),
+        "size_bytes": fingerprint.size_bytes(model),
+        "tensorflow": tf.__version__,
+        "batch_size": spec.batch_size,
+        "signatures": [_signature_view(model, name, spec, found) for name, found in survey.signatures.items()],
+    }
+
+
+def _signature_view(model: Path, name: str, spec: SessionSpec, found: Signature | Refused) -> dict[str, Any]:
+    """As `daemon.results.SignatureView` has it. A batch is taken to be of the model's own sizes, free ones as 1."""
+    if isinstance(found, Refused):
+        return {"name": name, "problem": found.reason}
+    weight = models.weigh(model, name)
+    item_bytes = sum(item_count(t.item_shape or ()) * value_bytes(t.dtype) for t in found.inputs.values())
+    need_bytes, device_bytes = _needs(weight.total_bytes, (found.fixed_batch or spec.batch_size) * item_bytes)
+    return {
+        "name": name,
+        "inputs": _views(found.inputs),
+        "outputs": _views(found.outputs),
+        "parameters": weight.parameters,
+        "parameter_bytes": weight.variable_bytes,
+        "need_bytes": need_bytes,
+        "device_bytes": device_bytes,
+    }
+
+
+def _views(tensors: dict[str, Tensor]) -> list[dict[str, Any]]:
+    return [{"name": name, **plain} for name, plain in _plain(tensors).items()]
+
+
+def _needs(weights_bytes: int, batch_bytes: int) -> tuple[int, int]:
+    """Guesses of the memory taken of the host with a CPU as the device, and of a GPU."""
+    host_bytes = BASE_BYTES + WEIGHT_COPIES * weights_bytes + BATCH_COPIES * batch_bytes
+    device_bytes = int(DEVICE_WEIGHTS_FACTOR * weights_bytes) + DEVICE_BATCH_FACTOR * batch_bytes
+    return host_bytes, device_bytes + DEVICE_WORKSPACE_BYTES
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     return {name: {"dtype": tensor.dtype, "shape": tensor.shape} for name, tensor in tensors.items()}
 
 
-def _batch_bytes(spec: SessionSpec, signature: Signature, source: inputs.Input) -> int:
+def _batch_bytes(spec: SessionSpec, signature: Signature, source: Input) -> int:
     """Bytes of one batch of all inputs."""
     item_bytes = sum(
-        math.prod(shape) * inputs.value_bytes(signature.inputs[name].dtype)
-        for name, shape in source.item_shapes.items()
+        math.prod(shape) * value_bytes(signature.inputs[name].dtype) for name, shape in source.item_shapes.items()
     )
     return spec.batch_size * item_bytes

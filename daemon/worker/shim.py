@@ -1,13 +1,14 @@
 """The parent of a `run` program: speaks the worker protocol for it, waits for it, keeps its exit record.
 
-Run by `main` with the record's path as the one argument, and the daemon's socket in BATON_FD: standard library and
-baton.py only, no TensorFlow. Decides nothing about the session's fate.
+Run by `main` with the record's path and the folder of the programs' baton.py as arguments, and the daemon's socket in
+BATON_FD: standard library and baton.py only, no TensorFlow. Decides nothing about the session's fate.
 
-The program gets a socket of its own as BATON_FD. With `prepare = true` it runs at once, and what it says goes up as
-it stands. Without, it is started by `go`: the shim has said `hello`, `ready` and `started` for it, gives it its
-own `assign` and `go`, and passes on the rest. One that says nothing is one item of work: done when it exits with 0,
-ended by SIGTERM when it is to drain. What it leaves running when it exits is killed: it would hold the device.
-It does not outlive the shim either: the kernel, and where that cannot the daemon, ends it.
+The program gets a socket of its own as BATON_FD, and that folder at the front of its PYTHONPATH. With `prepare = true`
+it runs at once, and what it says goes up as it stands. Without, it is started by `go`: the shim has said `hello`,
+`ready` and `started` for it, gives it its own `assign` and `go`, and passes on the rest. One that says nothing is one
+item of work: done when it exits with 0, ended by SIGTERM when it is to drain. What it leaves running when it exits is
+killed: it would hold the device. It does not outlive the shim either: the kernel, and where that cannot the daemon,
+ends it.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ NEVER_READY: Final = (
 class Shim:
     """One program, from `assign` to its exit record."""
 
-    def __init__(self, daemon: Wire, assignment: dict[str, Any], record: Path) -> None:
-        """daemon: the worker's end of the daemon's socket, its first line read."""
+    def __init__(self, daemon: Wire, assignment: dict[str, Any], record: Path, library: str) -> None:
+        """daemon: the worker's end of the daemon's socket, its first line read. library: the folder of baton.py."""
         self._daemon = daemon
         self._assignment = assignment
         self._spec: dict[str, Any] = assignment["spec"]
         self._record = record
+        self._library = library
         cursor = int(assignment.get("cursor") or 0)
         self._account = Account(cursor=cursor, done=cursor)
         self._since = time.monotonic()
@@ -224,13 +226,16 @@ class Shim:
     def _start(self) -> None:
         """Start the program in this process's group, with a socket of its own."""
         ours, theirs = socket.socketpair()
-        argv: list[str] = self._spec["run"]
+        python = self._spec.get("python")
+        argv: list[str] = [*([python] if python else []), *self._spec["run"]]
         with contextlib.suppress(OSError):
             self._log_start = os.fstat(2).st_size
         self._oom_kills = children.oom_kills()
         try:
             with theirs:
-                self._pid = children.start(argv, cwd=self._spec.get("cwd"), channel_fd=theirs.fileno())
+                self._pid = children.start(
+                    argv, cwd=self._spec.get("cwd"), environment=self._environment(), channel_fd=theirs.fileno()
+                )
         except OSError as error:
             self._say_failed("program", children.cannot_start(argv, error))
             raise EarlyEndError(EXIT_CANNOT_START) from None
@@ -241,6 +246,13 @@ class Shim:
             self._program.say("go")
         if self._woken() and self._status is None:  # it was for the whole group, and came before the program was in it
             os.kill(self._pid, signal.SIGTERM)
+
+    def _environment(self) -> dict[str, str]:
+        """This process's, what the session adds to it, and the way to baton.py."""
+        found = {**os.environ, **(self._spec.get("env") or {})}
+        rest = found.get("PYTHONPATH")
+        found["PYTHONPATH"] = self._library + os.pathsep + rest if rest else self._library
+        return found
 
     def _from_program(self, program: Wire) -> None:
         for line in program.lines():
@@ -375,4 +387,5 @@ def serve(daemon: Wire) -> int:
     assignment = daemon.first()
     if assignment is None or assignment.get("type") != "assign":
         return baton.EXIT_DAEMON_LOST
-    return Shim(daemon, assignment, Path(sys.argv[1])).run()
+    record, library = sys.argv[1:]
+    return Shim(daemon, assignment, Path(record), library).run()

@@ -12,10 +12,12 @@ class Tensor:
 
     dtype: TensorFlow's name of it, as "float32".
     shape: the batch first; None for a size that is free; None as a whole where even the rank is.
+    ragged: the free sizes differ from row to row, within one batch too.
     """
 
     dtype: str
     shape: tuple[int | None, ...] | None
+    ragged: bool = False
 
     @property
     def item_shape(self) -> tuple[int | None, ...] | None:

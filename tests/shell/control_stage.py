@@ -21,13 +21,14 @@ from daemon.control import Bounds, ControlServer, Handler, Peer, Stream
 from daemon.departure import Departure
 from daemon.devices import Listing, Process
 from daemon.feed import Feed
+from daemon.forecasts import Forecasts
 from daemon.handlers import Handlers
 from daemon.loop import Loop
 from daemon.reload import Reloaded
 from daemon.results import EventsResult, VersionResult
 from daemon.sessionfile import SessionSpec
 from daemon.store import Store
-from daemon.stories import ClientRefused
+from daemon.stories import ClientRefused, Story
 from daemon.wire import Code
 from states.decision import Decision
 from states.effects import AdvanceStandby, DrainActive, Effect, EndWorker, Promote, RaiseStandby, StartStandby
@@ -45,6 +46,7 @@ from states.events import (
     Quiesced,
     Ready,
 )
+from states.notes import Note
 from states.snapshot import Lane, State, World
 from states.work import Session, Tier
 
@@ -188,9 +190,15 @@ class Stage:
         specs: dict[str, SessionSpec] = dict(loaded.specs)
         self.feed = feed = Feed(loaded.seq)
 
-        def tell(decision: Decision, seq: int) -> None:
+        def say(story: Note | Story, seq: int | None) -> None:
+            feed.tell(story, seq, datetime.now(UTC))
+
+        forecasts = Forecasts(store.predictions, lambda write: write(), say)
+
+        def tell(decision: Decision, seq: int | None) -> None:
             for note in decision.notes:
-                feed.tell(note, seq, datetime.now(UTC))
+                say(note, seq)
+            forecasts.heard(decision, seq)
 
         self.loop = Loop(
             World(lanes={name: Lane(name, since=now()) for name in self._lanes}),

@@ -61,7 +61,7 @@ def test_a_refused_file_names_every_problem_on_its_line(stage: Stage) -> None:
 def test_json_is_what_the_socket_said(stage: Stage) -> None:
     stage.crew.frozen = True
     answer = json.loads(batonctl(stage, "submit", "-", "--json", text=session_file("a", "b")).stdout)
-    assert answer == {"sessions": [{"name": "a", "place": 0}, {"name": "b", "place": 1}]}
+    assert answer == {"sessions": [{"name": "a", "place": 0}, {"name": "b", "place": 1}], "plan": None}
     stage.until(lambda world: world.lanes["cpu"].state is State.RUNNING)
     for command in ("status", "list", "devices", "version", "pause", "resume"):
         text = out(stage, command, "--json")

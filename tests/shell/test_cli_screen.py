@@ -289,3 +289,18 @@ def test_durations_sizes_and_rates_read_well() -> None:
 def test_what_was_skipped_is_seen_where_items_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     screen.show_list(ListResult(sessions=(Row(name="a", state="done", done=10, total=10, errors=2),)))
     assert "10/10, 2 skipped" in capsys.readouterr().out
+
+
+def test_a_long_queue_does_not_scroll_the_lanes_away(stage: Stage) -> None:
+    stage.crew.frozen = True
+    submitted(stage, *(f"s{number}" for number in range(30)))
+    said = out(stage, "status").splitlines()
+    shown = [text for text in said if re.match(r"\s*\d+\s+s\d+\s", text)]
+    assert len(shown) == 20
+    queued = len(json.loads(out(stage, "status", "--json"))["queue"])
+    assert queued >= 28, "a program reads all of it"
+    assert said[-1] == f"and {queued - 20} more; batonctl list shows all"
+    rows = {row["name"]: row for row in json.loads(out(stage, "list", "--json"))["sessions"]}
+    for name in ("s0", "s1", "s2", "s29"):
+        assert json.loads(out(stage, "show", name, "--json"))["session"]["reason"] == rows[name]["reason"]
+    assert [row["name"] for row in json.loads(out(stage, "list", "--state", "running", "--json"))["sessions"]] == ["s0"]

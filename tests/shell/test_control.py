@@ -59,7 +59,7 @@ def test_an_answer_carries_the_id_of_its_request(stage: Stage, identity: object)
         (b'{"jsonrpc":"1.0","id":1,"method":"version"}', Code.INVALID_REQUEST),
         (b'{"jsonrpc":"2.0","id":{},"method":"version"}', Code.INVALID_REQUEST),
         (b'{"jsonrpc":"2.0","id":1,"method":5}', Code.INVALID_REQUEST),
-        (request("why"), Code.METHOD_NOT_FOUND),
+        (request("wherefore"), Code.METHOD_NOT_FOUND),
         (request("__init__"), Code.METHOD_NOT_FOUND),
         (request("show"), Code.INVALID_PARAMS),
         (request("show", name=5), Code.INVALID_PARAMS),

@@ -66,7 +66,7 @@ def test_everything_that_is_declared_is_told() -> None:
     for event in EVENTS:
         assert f"\n## {event.event}\n" in events
     for command in batonctl.commands:
-        assert command in {*wire.METHODS, "doctor"}  # which asks the host, not the daemon
+        assert command in {*wire.METHODS, "doctor", "watch"}  # the one asks the host; the other `status`, over and over
 
 
 def test_links_within_a_document_lead_somewhere() -> None:

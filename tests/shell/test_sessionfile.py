@@ -34,7 +34,10 @@ def test_the_example_has_every_key_and_is_accepted(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "models/digits_cnn/saved_model.pb").write_bytes(b"x")
     (tmp_path / "data/digits.npy").write_bytes(b"x")
-    first, second, third = parse(text, tmp_path)
+    (tmp_path / "data/photos").mkdir()
+    for name in ("photos/a.jpg", "part-0.tfrecord"):
+        (tmp_path / "data" / name).write_bytes(b"x")
+    first, second, third, *_ = parse(text, tmp_path)
     keys = {key for entry in read(text, "").tables["session"] for key in entry}
     assert keys == set(SessionSpec.__struct_fields__)
     assert (first.name, second.after, to_lead(second)) == ("digits-cnn", ("digits-cnn",), Lead(seconds=20.0))
@@ -88,7 +91,7 @@ def test_all_problems_are_told_at_once_with_their_lines(base: Path) -> None:
         "s.toml:10: cnn: batch_size: must be 1 to 2147483647, not 0",
         "s.toml:5: cnn: has a model but no output; give output = …",
         "s.toml:7: cnn: model: cannot find 'models/x' (looked in BASE/models/x); "
-        "give a SavedModel directory or a .keras file",
+        "give a SavedModel directory, a .keras or an .h5 file",
         "s.toml:17: session 2: prepare: must be true or false, not 'yes'",
         "s.toml:12: session 2: has no name; give name = …, unique among the sessions that have not ended",
         f"s.toml:13: session 2: run: cannot find 'no-such-program' on PATH ({os.environ['PATH']}); "
@@ -142,7 +145,7 @@ def test_all_problems_are_told_at_once_with_their_lines(base: Path) -> None:
         ("prepare", "true", "belongs to a session with run; this one has a model: take it out"),
         ("cwd", '"."', "belongs to a session with run; this one has a model: take it out"),
         ("output", '"o\\u0000"', "is empty, or has characters that do not print"),
-        ("when", "1979-05-27", "no such key; known: name, model, input, output, batch_size"),
+        ("when", "1979-05-27", "no such key; known: name, model, input, input_args, features"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(base: Path, key: str, value: str, told: str) -> None:
@@ -324,3 +327,50 @@ def test_the_daemon_side_stays_small() -> None:
         "print(sorted(loaded & {'tensorflow', 'numpy', 'rich', 'click'}))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "told"),
+    [
+        ({"image": "3"}, "image", 'must be a table, as { size = [224, 224], scale = "0..1" }, not 3'),
+        ({"image": "{ sise = [1, 1] }"}, "image", "sise: no such key; did you mean 'size'?"),
+        ({"image": "{ size = [1] }"}, "image", "size: must be [height, width], each 1 to 65535, not [1]"),
+        ({"image": "{ size = [0, 1] }"}, "image", "size: must be [height, width], each 1 to 65535, not [0, 1]"),
+        ({"image": '{ scale = "0..2" }'}, "image", "scale: must be one of '0..255', '0..1', '-1..1', not '0..2'"),
+        ({"image": "{ channels = 2 }"}, "image", "channels: must be 1, 3 or 4, not 2"),
+        ({"image": "{}"}, "image", "belongs to an input that is images; this one is a .npy file: take it out"),
+        ({"features": "{ x = 3 }"}, "features", "x: must be a table, not 3"),
+        ({"features": '{ x = { raw = "text" } }'}, "features", "x: raw: must be the dtype of the values in the bytes"),
+        ({"features": "{ x = {} }"}, "features", "belongs to an input that is TFRecord files; this one is a .npy file"),
+        ({"input_args": "{ a = 1 }"}, "input_args", "belongs to an input that is a callable; this one is a .npy file"),
+        ({"input": '"a:b"', "input_args": "{ a = 1979-05-27 }"}, "input_args", "holds a date or a time"),
+        ({"input": "3"}, "input", "must be a string, not 3"),
+        ({"input": "{}"}, "input", 'must give a .npy file for each input, as { image = "images.npy", age = "ages.npy"'),
+        ({"input": "{ x = 3 }"}, "input", "must give a .npy file for each input"),
+        ({"input": '{ x = "no.npy" }'}, "input", "cannot find 'no.npy' (looked in BASE/no.npy); give a .npy, .npz"),
+        ({"output_format": '"csv"'}, "output_format", "must be one of 'auto', 'npy', 'jsonl', not 'csv'"),
+    ],
+)
+def test_a_wrong_word_on_input_or_output_is_told_with_its_line(
+    base: Path, more: dict[str, str], key: str, told: str
+) -> None:
+    text = table(MODEL, **more)
+    number = next(i for i, line in enumerate(text.splitlines(), 1) if line.startswith(f"{key} = "))
+    said = [line for line in problems(text, base) if f": {key}: " in line]
+    assert any(line.startswith(f"s.toml:{number}: a: {key}: {told}") for line in said), said
+    assert not any("\n" in line for line in said)
+
+
+def test_what_a_session_reads_comes_out_as_the_worker_takes_it(base: Path) -> None:
+    (base / "photos").mkdir()
+    (base / "photos" / "a.jpg").write_bytes(b"x")
+    (spec,) = parse(table(MODEL, input='{ x = "data.npy", y = "data.npy" }'), base)
+    assert spec.input == {"x": f"{base}/data.npy", "y": f"{base}/data.npy"}
+    (spec,) = parse(table(MODEL, input='"photos"', image="{ size = [8, 9] }"), base)
+    assert (spec.input, spec.image and spec.image.size) == (f"{base}/photos", (8, 9))
+    (spec,) = parse(table(MODEL, input='"feed.more:items"', input_args='{ split = "a" }'), base)
+    assert (spec.input, spec.input_args, spec.cwd) == ("feed.more:items", {"split": "a"}, str(base))
+    (spec,) = parse(table(MODEL, input='"feed:items"', cwd='"photos"'), base)
+    assert spec.cwd == f"{base}/photos"
+    (base / "feed:items").write_bytes(b"x")  # a file that is called like a function is a file
+    assert parse(table(MODEL, input='"feed:items"'), base)[0].input == f"{base}/feed:items"

@@ -21,15 +21,15 @@ def test_what_predecessors_make_is_not_looked_for(base: Path) -> None:
     text = table(MODEL, model='"later.keras"', input='"later/*.npy"', after='["x"]')
     text += table(PROGRAM, run='["./later.sh"]', cwd='"later"', after='["x"]')
     assert [spec.after for spec in parse(text, base)] == [("x",), ("x",)]
-    assert "HDF5 files are not supported" in problem(table(MODEL, model='"later.h5"', after='["x"]'), base)
+    assert ".onnx files are not supported" in problem(table(MODEL, model='"later.onnx"', after='["x"]'), base)
 
 
 def test_a_model_is_a_savedmodel_directory_or_a_keras_file(base: Path) -> None:
     (base / "empty").mkdir()
     (base / "empty.keras").touch()
-    (base / "served" / "3").mkdir(parents=True)
-    (base / "served" / "3" / "saved_model.pb").touch()
-    (base / "old.h5").touch()
+    (base / "outer" / "cnn").mkdir(parents=True)
+    (base / "outer" / "cnn" / "saved_model.pb").touch()
+    (base / "empty.h5").touch()
     (base / "model.zip").write_bytes(b"PK")
     (base / "broken.keras").symlink_to("nowhere")
     (base / "circle.keras").symlink_to("circle.keras")
@@ -37,37 +37,55 @@ def test_a_model_is_a_savedmodel_directory_or_a_keras_file(base: Path) -> None:
     told = {
         "broken.keras": "'broken.keras' is a link to nothing (BASE/broken.keras); mend the link or give another model",
         "circle.keras": "'circle.keras' is a link in a circle (BASE/circle.keras); mend the link or give another model",
-        "pipe.keras": "'pipe.keras' is no regular file (BASE/pipe.keras); give a SavedModel directory or a .keras",
-        "empty": "'empty' is a directory without saved_model.pb (BASE/empty); give a SavedModel directory or a .keras",
+        "pipe.keras": "'pipe.keras' is no regular file (BASE/pipe.keras); give a SavedModel directory, a .keras",
+        "empty": "'empty' is a directory without saved_model.pb (BASE/empty); give a SavedModel directory, a .keras",
         "empty.keras": "'empty.keras' is an empty file (BASE/empty.keras); save the model again",
-        "served": "'served' is a directory without saved_model.pb, but 'served/3' has one; give that",
-        "old.h5": "cannot use 'old.h5': HDF5 files are not supported; save the model again with model.save(",
+        "outer": "'outer' is a directory without saved_model.pb, but 'outer/cnn' has one; give that",
+        "empty.h5": "'empty.h5' is an empty file (BASE/empty.h5); save the model again",
         "model.zip": "cannot use the file 'model.zip': its format is not known; give a SavedModel directory",
         "models/cnn/saved_model.pb": "cannot use the file 'models/cnn/saved_model.pb': give the directory",
         "frozen.pb": "cannot use the file 'frozen.pb': frozen graphs are not supported; give a SavedModel directory",
-        "net.onnx": "cannot use 'net.onnx': .onnx files are not supported; give a SavedModel directory or a .keras",
+        "net.onnx": "cannot use 'net.onnx': .onnx files are not supported; give a SavedModel directory, a .keras",
     }
     for model, text in told.items():
         assert problem(table(MODEL, model=f'"{model}"'), base).startswith(f"s.toml:3: a: model: {text}")
 
 
+def test_of_a_folder_of_versions_the_highest_that_is_whole_is_meant(base: Path) -> None:
+    served = base / "served"
+    for version in ("2", "10", "9", "0001"):
+        (served / version).mkdir(parents=True)
+        (served / version / "saved_model.pb").touch()
+    (served / "11").mkdir()  # still being copied
+    (served / ".partial").mkdir()
+    (served / "models.config").touch()
+    assert parse(table(MODEL, model='"served"'), base)[0].model == f"{served}/10"
+    assert parse(table(MODEL, model='"served/2"'), base)[0].model == f"{served}/2"
+    later = parse(table(MODEL, model='"served"', after='["x"]'), base)[0].model
+    assert later == str(served), "what its predecessor makes may be a version, too"
+    (served / "latest").mkdir()
+    told = "s.toml:3: a: model: 'served' is a directory without saved_model.pb, but 'served/9' has one; give that"
+    assert problem(table(MODEL, model='"served"'), base) == told
+
+
 def test_an_input_is_there_and_not_empty(base: Path) -> None:
     (base / "empty.npy").touch()
+    (base / "hollow").mkdir()
     (base / "shards").mkdir()
     (base / "shards" / "a.tfrecord").touch()
     (base / "broken.npy").symlink_to("nowhere")
     (base / "circle.npy").symlink_to("circle.npy")
     os.mkfifo(base / "pipe")
     told = {
-        "none.npy": "cannot find 'none.npy' (looked in BASE/none.npy); give a .npy file, or TFRecord files by path",
-        "shards/*.gz": "no file matches 'shards/*.gz' (looked in BASE/shards/*.gz); give a .npy file, or TFRecord",
+        "none.npy": "cannot find 'none.npy' (looked in BASE/none.npy); give a .npy, .npz, .jsonl or TFRecord",
+        "shards/*.gz": "no file matches 'shards/*.gz' (looked in BASE/shards/*.gz); give a .npy, .npz, .jsonl",
         "empty.npy": "'empty.npy' is an empty file (BASE/empty.npy); there is nothing to compute",
-        "shards": "'shards' is a directory (BASE/shards); give a .npy file, or TFRecord files by path or pattern",
+        "hollow": "'hollow' is an empty directory (BASE/hollow); give a .npy, .npz, .jsonl or TFRecord file",
         "shards/*": "'shards/*' is an empty file",
         "broken.npy": "'broken.npy' is a link to nothing (BASE/broken.npy); mend the link or give another input",
         "circle.npy": "'circle.npy' is a link in a circle (BASE/circle.npy); mend the link or give another input",
-        "pipe": "'pipe' is no regular file (BASE/pipe); give a .npy file, or TFRecord files by path or pattern",
-        "/dev/zero": "'/dev/zero' is no regular file (/dev/zero); give a .npy file, or TFRecord files by path or",
+        "pipe": "'pipe' is no regular file (BASE/pipe); give a .npy, .npz, .jsonl or TFRecord file",
+        "/dev/zero": "'/dev/zero' is no regular file (/dev/zero); give a .npy, .npz, .jsonl or TFRecord file",
     }
     for value, text in told.items():
         assert problem(table(MODEL, input=f'"{value}"'), base).startswith(f"s.toml:4: a: input: {text}")
@@ -194,7 +212,7 @@ def test_what_the_user_may_not_use_is_told(base: Path) -> None:
         f"s.toml:4: a: input: cannot read 'BASE/data.npy' as user 54321; {right}",
         "s.toml:5: a: output: cannot write 'out/a': user 54321 may not write in BASE; give batond's user that right",
         "s.toml:9: b: input: cannot find 'closed/x.npy' (looked in BASE/closed/x.npy); "
-        "give a .npy file, or TFRecord files by path or pattern",
+        "give a .npy, .npz, .jsonl or TFRecord file, a folder of images, a pattern, or module:callable",
         "s.toml:10: b: output: cannot write 'o/b': user 54321 may not write in BASE; give batond's user that right",
     ]
 

@@ -143,6 +143,32 @@ def test_show_tells_everything_of_a_session(line: Line, stage: Stage) -> None:
     assert refused(line, "show", name="nobody")[0] is Code.NOT_FOUND
 
 
+def test_status_tells_how_much_memory_is_free_who_holds_it_and_what_the_next_one_needs(
+    line: Line, stage: Stage
+) -> None:
+    submit(line, "a", "b", "c", memory='"60GiB"')
+    stage.until(running("a"))
+    (lane,) = done(line, "status")["lanes"]
+    memory = lane["memory"]
+    assert (memory["total_bytes"], memory["headroom_bytes"]) == (64 << 30, 256 << 20)
+    assert memory["spare_bytes"] <= 4 << 30, "what a was given is promised"
+    assert memory["next"] == {"session": "b", "tier": "warm", "needed_bytes": 60 << 30, "fits": False}
+    assert lane["active"]["reserved_bytes"] == 60 << 30
+    done(line, "pause")
+    assert done(line, "status")["lanes"][0]["memory"]["next"] is None, "nobody is next on a lane that is paused"
+
+
+def test_status_tells_no_more_of_the_queue_than_was_asked_for(line: Line, stage: Stage) -> None:
+    submit(line, *"abcde")
+    stage.until(running("a"))
+    whole = done(line, "status")
+    assert (whole["queued"], len(whole["queue"])) == (4, 4)
+    for most in range(6):
+        some = done(line, "status", queue=most)
+        assert (some["queued"], some["queue"]) == (4, whole["queue"][:most])
+    assert refused(line, "status", queue=-1)[0] is Code.INVALID_PARAMS
+
+
 def test_devices_shows_memory_and_who_holds_it(line: Line) -> None:
     submit(line, "a")
     device = done(line, "devices")["devices"][0]

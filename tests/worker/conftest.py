@@ -40,3 +40,23 @@ def spec(world: Path, tmp_path: Path) -> Callable[..., Message]:
         } | more
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shelf(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of worker_models.py."""
+    folder = tmp_path_factory.mktemp("shelf")
+    status = host.status(host.call("worker_models", "make", str(folder)))
+    assert status == 0, host.log.read_text()
+    return folder
+
+
+@pytest.fixture
+def session(shelf: Path, tmp_path: Path) -> Callable[..., Message]:
+    """Makes a session's spec; its output is a new folder of the test's."""
+
+    def make(model: str, input_: str = "x.npy", **more: Any) -> Message:
+        spec = {"name": "s", "model": str(shelf / model), "input": str(shelf / input_), "output": str(tmp_path / "out")}
+        return spec | {"batch_size": 8} | more
+
+    return make

@@ -130,7 +130,7 @@ SLOW = """
         session.ready(total=1000)
         for item in session.track(range(session.cursor, 1000)):
             print(item)
-            time.sleep(0.02)
+            time.sleep(0.02)  # an item's work: orders come while it goes on
             session.commit(item + 1)
 """
 
@@ -173,7 +173,7 @@ STANDBY = """
     import baton, time
     with baton.session() as session:
         print("loading", flush=True)
-        time.sleep(600)
+        time.sleep(600)  # a preparation that goes on until it is told otherwise
 """
 
 

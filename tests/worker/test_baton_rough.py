@@ -27,14 +27,14 @@ def test_a_forked_child_may_do_all_that_its_parent_may_and_nothing_of_it_counts(
     """A data loader's worker holds the session too: it sees where that stood, and is heard by nobody."""
     script = Script(
         """
-        import baton, os, time
+        import baton, os
+        baton.PROGRESS_INTERVAL_S = 0.0  # it is time for a report whenever there is one
         with baton.session() as session:
             session.ready(total=50)
             session.commit(7)
             if os.fork() == 0:
                 with session:
                     session.ready()
-                    time.sleep(0.1)  # it would be time for the next report
                     session.progress(40)
                     session.commit(41)
                     assert sum(1 for _ in session.track(range(3))) == 3
@@ -55,9 +55,11 @@ def test_a_forked_child_may_do_all_that_its_parent_may_and_nothing_of_it_counts(
 def test_a_child_forked_while_the_device_is_waited_for_waits_for_nothing() -> None:
     script = Script(
         """
-        import baton, os, threading
+        import baton, os, threading, time
         session = baton.session()
         def fork():
+            while session._channel.phase != "ready":
+                time.sleep(0.01)
             if os.fork() == 0:
                 session.ready()
                 os.write(1, b"child\\n")
@@ -65,7 +67,7 @@ def test_a_child_forked_while_the_device_is_waited_for_waits_for_nothing() -> No
             assert os.wait()[1] == 0
             os.write(1, b"parent\\n")
         with session:
-            threading.Timer(0.2, fork).start()
+            threading.Thread(target=fork).start()
             session.ready()
         """
     )
@@ -350,7 +352,8 @@ def test_a_handler_in_the_midst_of_a_line_breaks_no_line(length: int, raises: bo
     assert script.process.stdout.readline() == "up\n"
     stuck = Path(f"/proc/{script.process.pid}/wchan")
     until = time.monotonic() + TIMEOUT_S
-    while "sock_alloc_send" not in stuck.read_text() and time.monotonic() < until:
+    while "sock_alloc_send" not in stuck.read_text():
+        assert time.monotonic() < until
         time.sleep(0.01)
     script.process.send_signal(signal.SIGUSR1)
     assert script.process.stdout.readline() == "handled\n"
@@ -403,7 +406,7 @@ def test_a_thread_that_reports_early_waits_for_the_device_too() -> None:
             waiting.start()
             while session._asking is None: time.sleep(0.01)
             threading.Thread(target=work).start()
-            time.sleep(0.3)
+            while not session._granted._cond._waiters: time.sleep(0.01)
             print("not yet", flush=True)
             waiting.join()
         """

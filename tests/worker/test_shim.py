@@ -21,6 +21,7 @@ from daemon.worker import children
 
 ROOT = Path(__file__).parents[2]
 SHIM = f"import sys; sys.path.append({str(ROOT)!r}); from daemon.worker import shim; sys.exit(shim.main())"
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 HASTY = "shim.CLOSED_CHANNEL_S = 0.3; shim.GRACE_S = 0.3; "  # limits that a test can wait for
 COUNTED = ["hello", "ready", "started", "last_batch", "quiesced", "committed"]
 UNCOUNTED = ["hello", "ready", "started", "quiesced", "committed"]
@@ -29,7 +30,7 @@ import baton, time
 with baton.session() as session:
     session.ready(20)
     for item in session.track(range(session.cursor, 20)):
-        time.sleep({seconds})
+        time.sleep({seconds})  # an item's work: orders come while it goes on
         session.commit(item + 1)
 """
 
@@ -53,11 +54,14 @@ class Run:
         self.record = folder / "exits" / "7.json"
         self.record.parent.mkdir()
         self.log = folder / "log"
-        environment = os.environ | {"BATON_FD": str(theirs.fileno()), "PYTHONPATH": str(ROOT)}
+        library = folder / "lib"  # of baton.py alone
+        library.mkdir()
+        (library / "baton.py").symlink_to(ROOT / "baton.py")
+        environment = ENVIRONMENT | {"BATON_FD": str(theirs.fileno())}
         code = SHIM.replace("sys.exit", HASTY + "sys.exit") if hasty else SHIM
         with theirs, self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-S", "-P", "-c", code, str(self.record)],
+                [sys.executable, "-S", "-P", "-c", code, str(self.record), str(library)],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdout=log,

@@ -319,7 +319,12 @@ def test_a_program_that_reads_nothing_drains_all_the_same(run: Starts) -> None:
 
 
 def test_an_assignment_of_any_size_arrives_whole(run: Starts, tmp_path: Path) -> None:
-    code = RAW.replace("import", "import time,", 1).replace("line = ", "time.sleep(0.3)\nline = ", 1)
+    """It is more than the socket holds, and the program does not read before that is full."""
+    full = (
+        'import fcntl, termios\nwhile int.from_bytes(fcntl.ioctl(int(os.environ["BATON_FD"]), termios.FIONREAD, '
+        'bytes(4)), "little") < 100_000: pass\n'
+    )
+    code = RAW.replace("line = ", full + "line = ", 1)
     words = ["x" * 100_000, "y" * 100_000, "z" * 100_000]
     shim = run([sys.executable, "-S", "-c", code + "open('run', 'w').write(assigned['spec']['run'][-1])", *words])
     shim.go()

@@ -27,27 +27,28 @@ def inspect(host: Host, specs: list[Message]) -> list[Message]:
 BAD = [
     ("missing", "x.npy", {}, "model", "it does not exist; set model ="),
     ("no_model", "x.npy", {}, "model", "the directory holds no saved_model.pb; set model ="),
-    ("x.npy", "x.npy", {}, "model", "the file is no .keras file; set model ="),
-    ("garbage.keras", "x.npy", {}, "model", "the file is no .keras file; set model ="),
-    ("with_code.keras", "x.npy", {}, "model", "it holds Python code (a Lambda layer)"),
+    ("x.npy", "x.npy", {}, "model", "its format is not known; set model ="),
+    ("garbage.keras", "x.npy", {}, "model", "it is no .keras file, or one that is cut short; set model ="),
+    ("with_code.keras", "x.npy", {}, "model", "(a Lambda layer), which is not run; set safe_mode = false if you trust"),
     ("affine", "x.npy", {"signature": "predict"}, "signature", "no signature 'predict' (it has: serving_default); set"),
-    ("functional.keras", "x.npy", {"signature": "predict"}, "signature", "a .keras file has none; leave signature out"),
+    ("functional.keras", "x.npy", {"signature": "predict"}, "signature", "a Keras file has none; leave signature out"),
     ("two", "x.npy", {}, "signature", "several signatures (it has: first, second); set signature ="),
     ("fixed", "x.npy", {"batch_size": 5}, "batch_size", "it takes exactly 8 items a call; set batch_size = 8"),
     ("affine", "x.npy", {"batch_size": 0}, "batch_size", "it takes at least 1 item a call"),
     ("affine", "missing.npy", {}, "input", "no such file"),
-    ("affine", "no_model", {}, "input", "it is a directory; set input ="),
+    ("affine", "no_model", {}, "input", "it is a directory with no JPEG or PNG images in it; of other files give a"),
     ("affine", "empty.npy", {}, "input", "it has no items"),
     ("affine", "cut.npy", {}, "input", "it is cut short: 921 bytes of 928"),
     ("affine", "garbage.npy", {}, "input", "it is no .npy file"),
     ("affine", "double.npy", {}, "input", "it holds float64 (50, 4), but input 'x' takes float32 (any, 4)"),
     ("affine", "wide.npy", {}, "input", "it holds float32 (50, 5), but input 'x' takes float32 (any, 4)"),
-    ("mixed", "x.npy", {}, "input", "the model takes 3 (a, image, n); use TFRecord"),
+    ("mixed", "x.npy", {}, "input", "the model takes 3 (a, image, n); set input = {"),
     ("affine", "empty.tfrecord", {}, "input", "it has no items"),
     ("affine", "cut.tfrecord", {}, "input", "record 19 is cut short"),
     ("affine", "garbage.tfrecord", {}, "input", "it is no TFRecord file"),
     ("affine", "wide.tfrecord", {}, "input", "'x' holds 5 values (float_list), but input 'x' takes float32 (any, 4)"),
     ("mixed", "x-0.tfrecord", {}, "input", "no feature 'a' (it has: x)"),
+    ("text", "x.npy", {"output_format": "npy"}, "output", "output 'text' is text, which has no fixed size; set"),
 ]  # fmt: skip
 
 
@@ -157,7 +158,6 @@ def test_a_damaged_record_is_named_with_its_item(host: Host, spec: Spec) -> None
     ("model", "reason"),
     [
         ("weightless", "cannot load"),
-        ("text", "output 'text' is text, which has no fixed size"),
         ("whole", "output 'mean' is a single value for 8 items"),
     ],
 )

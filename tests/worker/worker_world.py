@@ -207,3 +207,13 @@ def survey_unwritable(folder: str) -> None:
             output.survey(Path(name), identity, overwrite=False, resume=False)
         assert refused.value.key == "output"
         print(refused.value.reason)
+
+
+def make_mean(path: str) -> None:
+    """A model that gives the mean of each row, however long it is."""
+
+    def call(x: Any) -> Any:
+        return {"mean": tf.reduce_mean(x, 1)}
+
+    spec = tf.TensorSpec([None, None], tf.float32, "x")
+    save(tf.Module(), Path(path), serving_default=tf.function(call, input_signature=[spec]))

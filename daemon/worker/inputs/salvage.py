@@ -1,7 +1,8 @@
 """TFRecord files read past what is damaged in them: record by record, by their offsets. Decides no session's end.
 
 TensorFlow's own reader leaves a file at its first bad record. Where a record's length can be read, the next one can
-be found without its data. Where it cannot, the rest of the file is lost: that counts as one item.
+be found without its data. Where it cannot, the rest of the file is lost: that counts as one item. Of a compressed
+file, whatever follows the first damage is.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.lib.io.tf_record import tf_record_random_reader
 
-from daemon.worker import tfrecord
 from daemon.worker.failures import Refused, first_line
+from daemon.worker.inputs import tfrecord
+from daemon.worker.inputs.batches import refused
+from daemon.worker.inputs.tfrecord import FOOTER_BYTES, HEADER_BYTES, LENGTH
 from daemon.worker.signature import Signature
-from daemon.worker.tfrecord import FOOTER_BYTES, HEADER_BYTES, LENGTH
 
 HEADERS_AT_ONCE: Final = 1 << 16
+COUNTED_AT_ONCE: Final = 64  # records of a compressed file
 TRIED_FOR_FEATURES: Final = 1000  # records: where none of so many fits the model, the file is not the model's
 # CRC-32C (Castagnoli, reflected) and the mask that TFRecord puts over it:
 # https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
@@ -34,15 +37,15 @@ MASK_DELTA: Final = 0xA282EAD8
 
 @dataclass(frozen=True)
 class Framed:
-    """A file with its number of items. `lost_at`: the byte from which on it cannot be split into records, or None.
+    """A file with its number of items. `lost`: why it cannot be split into records to its end, or None.
 
     What is lost is the last item.
     """
 
     path: Path
     count: int
-    size_bytes: int
-    lost_at: int | None
+    compressed: bool
+    lost: str | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,10 @@ def survey(path: Path) -> Framed:
     """Count the file's records by their lengths, each held against its checksum. Reads no data. Raises OSError.
 
     A length whose checksum is wrong is taken for right where it leads to another sound one, or to the file's end.
+    Of a compressed file the data is read as well.
     """
+    if tfrecord.is_compressed(path):
+        return _survey_compressed(path)
     size = path.stat().st_size
     count = position = 0
     lost_at: int | None = None
@@ -68,7 +74,29 @@ def survey(path: Path) -> Framed:
                 lost_at = offsets[trusted]
             count += trusted
             position = offsets[-1]
-    return Framed(path, count + (lost_at is not None), size, lost_at)
+    if lost_at is None:
+        return Framed(path, count, compressed=False, lost=None)
+    what = f"'{path}' from byte {lost_at} to its end at {size}"
+    why = f"{what} cannot be split into records: a length there is damaged, or the last one is cut short"
+    return Framed(path, count + 1, compressed=False, lost=why)
+
+
+def _survey_compressed(path: Path) -> Framed:
+    """TensorFlow's reader says where it stops, but not how far it came in a batch: that one is read again, singly."""
+    count = 0
+    try:
+        for batch in tfrecord.dataset([path], compressed=True).batch(COUNTED_AT_ONCE):
+            count += len(batch)
+        return Framed(path, count, compressed=True, lost=None)
+    except tf.errors.OpError:
+        pass
+    try:
+        for _ in tfrecord.dataset([path], compressed=True).skip(count):
+            count += 1
+    except tf.errors.OpError as error:
+        why = f"'{path}' from its record {count} on is lost: it is damaged there ({first_line(error)})"
+        return Framed(path, count + 1, compressed=True, lost=why)
+    return Framed(path, count, compressed=True, lost=None)
 
 
 def records(files: Sequence[Framed], start: int) -> Iterator[bytes | Damaged]:
@@ -78,23 +106,23 @@ def records(files: Sequence[Framed], start: int) -> Iterator[bytes | Damaged]:
         start = max(0, start - file.count)
 
 
-def features(files: Sequence[Framed], signature: Signature) -> dict[str, tfrecord.Feature]:
+def features(files: Sequence[Framed], signature: Signature, given: tfrecord.Given) -> dict[str, tfrecord.Feature]:
     """The feature for each of the signature's inputs, judged by the first record that has them.
 
     Raises Refused (input) where none of the first ones does, with what is wrong with the very first.
     """
-    refused: Refused | None = None
+    first: Refused | None = None
     tried = ((file.path, record) for file in files for record in _records_of(file, 0))
     for path, record in itertools.islice(tried, TRIED_FOR_FEATURES):
         if isinstance(record, Damaged):
-            refused = refused or Refused("input", f"cannot read '{path}': {record.reason}; write it again")
+            first = first or refused(path, record.reason, "write it again")
             continue
         try:
-            return tfrecord.match(path, record, signature)
+            return tfrecord.match(path, record, signature, given)
         except Refused as error:
-            refused = refused or error
-    assert refused is not None  # there is an item, and each of them returns or refuses
-    raise refused
+            first = first or error
+    assert first is not None  # there is an item, and each of them returns or refuses
+    raise first
 
 
 def parsed(
@@ -131,8 +159,11 @@ def _parts(
 
 
 def _records_of(file: Framed, start: int) -> Iterator[bytes | Damaged]:
-    readable = file.count - (file.lost_at is not None)
-    if start < readable:
+    readable = file.count - (file.lost is not None)
+    if start < readable and file.compressed:
+        records = tfrecord.dataset([file.path], compressed=True).skip(start).take(readable - start)
+        yield from records.as_numpy_iterator()
+    elif start < readable:
         with _mapped(file.path) as content:
             position = 0
             for _ in range(start):
@@ -146,9 +177,8 @@ def _records_of(file: Framed, start: int) -> Iterator[bytes | Damaged]:
                     yield Damaged(f"the record at byte {position} of '{file.path}' is damaged: its checksum is wrong")
                 position = following
             reader.close()
-    if file.lost_at is not None and start < file.count:
-        what = f"'{file.path}' from byte {file.lost_at} to its end at {file.size_bytes}"
-        yield Damaged(f"{what} cannot be split into records: a length there is damaged, or the last one is cut short")
+    if file.lost is not None and start < file.count:
+        yield Damaged(file.lost)
 
 
 @contextlib.contextmanager

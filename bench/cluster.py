@@ -1,0 +1,325 @@
+"""A hundred lanes and a hundred thousand sessions through the real core, in simulated time: how long devices wait.
+
+    python -m bench.cluster     # four minutes for each 10,000 sessions; --sessions, --lanes
+
+Lengths are drawn from the published figures of SenseTime's Helios clusters: GPU jobs with a median of 206 s and a mean
+of 6,652 s (Hu et al., "Characterization and Prediction of Deep Learning Workloads in Large-Scale GPU Datacenters",
+SC '21), as the log-normal distribution that has both, cut at the longest job of that paper, 50 days. Sizes and loading
+are assumed, with what was measured of TensorFlow (bench/tiers.py) as their scale: MODELS models of 0.5 to 14 GiB,
+log-uniform, on devices of 16 GiB.
+
+The queue always holds some sessions, so that a device that waits does so for a handover. Beside it, without a core:
+`load_after_end`, each session's process started when the one before is gone, and `bound`, a perfect prediction and no
+loss: what then remains is the loading of what does not fit beside the running session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from bench.figures import OUT, Figures, spread, take
+from bench.house import GIB
+from states import events as ev
+from states import policy
+from states.effects import AdvanceStandby, Effect, Promote, StartStandby
+from states.lifecycle import step
+from states.snapshot import Lane, Limits, Worker, World, find
+from states.work import Profile, Session, Tier
+
+MEDIAN_S, MEAN_S, LONGEST_S = 206.0, 6652.0, 50 * 86400.0
+SIGMA: Final = math.sqrt(2 * math.log(MEAN_S / MEDIAN_S))
+MODELS: Final = 200
+SMALLEST, LARGEST = GIB // 2, 14 * GIB
+DEVICE, CONTEXT = 16 * GIB, GIB // 2
+TIERS: Final = (Tier.IMPORTED, Tier.STAGED, Tier.WARM)
+FORK_S, IMPORT_S = 0.05, 3.0  # a worker of the fork server; a Python that imports TensorFlow
+GRAPH_S, BYTES_PER_S, FIRST_CALL_S = 1.0, 2e9, 0.5  # alone on the host
+BESIDE: Final = 2.5  # times as long, at low priority beside a running session
+HOP_S, COMMIT_S, EXIT_S, LAG_S = 0.001, 0.1, 0.3, 0.5  # LAG_S: between an exit and its memory
+READING_S: Final = 0.02
+AHEAD: Final = 2  # sessions in the queue for each lane
+ITEMS: Final = 1_000_000
+FOR_EVER: Final = 1e12
+
+
+@dataclass(frozen=True)
+class Model:
+    """What one model takes: bytes of its device; seconds from `imported` to `staged`, from there to `warm`."""
+
+    size: int
+    staged_s: float
+    warm_s: float
+
+
+def models(chance: Random) -> list[Model]:
+    """All there are."""
+    sizes = [int(math.exp(chance.uniform(math.log(SMALLEST), math.log(LARGEST)))) for _ in range(MODELS)]
+    return [Model(size, GRAPH_S, (size - CONTEXT / 2) / BYTES_PER_S + FIRST_CALL_S) for size in sizes]
+
+
+@dataclass
+class Job:
+    """One session: which model, how long it computes."""
+
+    model: Model
+    seconds: float
+    prepared: Tier | None = None
+    prepared_s: float = 0.0
+
+
+@dataclass
+class Cluster:
+    """The simulated shell around the core, and its clock."""
+
+    lanes: int
+    sessions: int
+    seed: int = 1
+    jobs: dict[str, Job] = field(default_factory=dict)
+    gaps: list[float] = field(default_factory=list)
+    tiers: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    core_s: float = 0.0
+    busy_s: float = 0.0
+    idle_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._chance = Random(self.seed)
+        self._models = models(self._chance)
+        self._names = itertools.count()
+        self._tick = itertools.count()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._ended: dict[str, float] = {}
+        self._held: dict[int, int] = {}  # bytes, by the generation that took them
+        self._where: dict[int, str] = {}
+        self.now = 0.0
+        lanes = {
+            f"gpu{n}": Lane(f"gpu{n}", device="gpu", index=n, uuid=f"GPU-{n}", model="sim", tiers=TIERS)
+            for n in range(self.lanes)
+        }
+        profiles = {f"model{n}@sim": self._profile(model) for n, model in enumerate(self._models)}
+        limits = Limits(
+            prepare_timeout_s=FOR_EVER, stall_timeout_s=FOR_EVER, start_timeout_s=FOR_EVER, headroom_bytes=GIB // 4
+        )
+        self.world = World(lanes, (), profiles | {"context@sim": Profile(peak_bytes=CONTEXT)}, limits)
+
+    def _profile(self, model: Model) -> Profile:
+        alone = FORK_S + model.staged_s + model.warm_s
+        return Profile((alone * BESIDE,) * 3, (alone,) * 3, model.size)
+
+    def run(self) -> None:
+        """To the end of the last session."""
+        for name in self.world.lanes:
+            self._settle(name)
+        for _ in range(min(self.sessions, AHEAD * self.lanes)):
+            self._queue()
+        while self._due:
+            self.now, _, act = heapq.heappop(self._due)
+            act()
+
+    # Sessions
+
+    def _queue(self) -> None:
+        number = next(self._names)
+        if number >= self.sessions:
+            return
+        which = self._chance.randrange(MODELS)
+        seconds = min(LONGEST_S, self._chance.lognormvariate(math.log(MEDIAN_S), SIGMA))
+        name = f"s{number}"
+        self.jobs[name] = Job(self._models[which], max(0.05, seconds))
+        self.take(ev.Queued(self.now, Session(name, float(number), profile=f"model{which}", total=ITEMS)))
+
+    # The loop
+
+    def take(self, event: ev.Event) -> None:
+        """As daemon/loop.py: what matters is followed by a look at what has become possible."""
+        inbox: list[ev.Event] = [event]
+        for each in inbox:
+            began = time.thread_time()
+            decision = step(self.world, each)
+            self.core_s += time.thread_time() - began
+            self.steps += 1
+            self.world = decision.after
+            for effect in decision.effects:
+                self._perform(effect)
+            if decision.matters:
+                inbox.append(ev.Tick(self.now))
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self.now + seconds, next(self._tick), act))
+
+    def _post(self, seconds: float, make: Callable[[float], ev.Event]) -> None:
+        self._after(seconds, lambda: self.take(make(self.now)))
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case StartStandby():
+                self._where[effect.generation] = effect.lane
+                self._after(0.0, self._queue)  # the queue stays as long as it was
+                self._post(FORK_S, lambda at: ev.Hello(at, effect.generation))
+                self._prepare(effect.generation, effect.session.name, None, effect.tier, FORK_S)
+            case AdvanceStandby():
+                found = find(self.world, effect.generation)
+                assert found is not None
+                self._prepare(effect.generation, found[1].session.name, found[1].tier, effect.tier, 0.0)
+            case Promote():
+                self._after(HOP_S, lambda: self._begin(effect.lane, effect.generation))
+            case _:
+                pass  # nothing is ended or drained here; a standby in a hurry goes on as it was
+
+    # A worker
+
+    def _prepare(self, generation: int, name: str, had: Tier | None, tier: Tier, seconds: float) -> None:
+        job, lane = self.jobs[name], self.world.lanes[self._where[generation]]
+        if (had or Tier.IMPORTED) < Tier.STAGED <= tier:
+            seconds += job.model.staged_s
+            self._held[generation] = CONTEXT
+        if (had or Tier.IMPORTED) < Tier.WARM <= tier:
+            seconds += job.model.warm_s
+            self._held[generation] = job.model.size
+        seconds *= BESIDE if lane.active is not None else 1.0
+        job.prepared_s += seconds
+        self._post(seconds, lambda at: ev.Ready(at, generation, tier, seconds, ITEMS))
+        self._after(seconds, lambda: self._settle(lane.name))
+
+    def _begin(self, lane: str, generation: int) -> None:
+        found = find(self.world, generation)
+        assert found is not None
+        began, worker = self.now, found[1]
+        job = self.jobs[worker.session.name]
+        relay = self.world.lanes[lane].relay
+        if lane in self._ended:
+            self.gaps.append(began - self._ended[lane])
+            self.idle_s += self.gaps[-1]
+            tier = relay.tier.label if relay is not None and relay.tier is not None else "none"
+            self.tiers[tier] = self.tiers.get(tier, 0) + 1
+        self.busy_s += job.seconds
+        self.take(ev.Promoted(began, generation, began))
+        self._report(generation, began, job.seconds)
+        self._after(job.seconds, lambda: self._end(lane, generation))
+
+    def _report(self, generation: int, began: float, seconds: float) -> None:
+        """Its progress; again when a decision may hang on it: a rate that is even tells nothing in between."""
+        found = find(self.world, generation)
+        if found is None or self.now >= began + seconds:
+            return
+        lane, _ = found
+        done = int(ITEMS * (self.now - began) / seconds)
+        self.take(ev.Progress(self.now, generation, done, 0, ITEMS))
+        lane = self.world.lanes[lane.name]
+        if lane.standby is not None:
+            return
+        left = policy.remaining(lane, self.now)
+        wait = 0.3 if left is None else 0.9 * (left.soonest_s - policy.lead(self.world, lane, self.now))
+        self._after(max(0.3, wait), lambda: self._report(generation, began, seconds))
+
+    def _end(self, lane: str, generation: int) -> None:
+        self._ended[lane] = self.now
+        self.take(ev.LastBatch(self.now, generation))
+        self.take(ev.Quiesced(self.now, generation, self.now, ITEMS, 0))
+        self._post(COMMIT_S, lambda at: ev.Committed(at, generation, ITEMS))
+        self._post(EXIT_S, lambda at: ev.Exited(at, generation, 0))
+        self._after(EXIT_S + LAG_S, lambda: self._let_go(lane, generation))
+
+    def _let_go(self, lane: str, generation: int) -> None:
+        self._held.pop(generation, None)
+        del self._where[generation]
+        self._settle(lane)
+
+    # Its device's memory
+
+    def _settle(self, lane: str) -> None:
+        """What changed shows in two readings."""
+        for n in (1, 2):
+            self._after(n * READING_S, lambda: self._read(lane))
+
+    def _read(self, lane: str) -> None:
+        workers: list[Worker] = list(self.world.lanes[lane].workers())
+        held = tuple((w.generation, self._held[w.generation]) for w in workers if w.generation in self._held)
+        taken = sum(size for generation, size in self._held.items() if self._where[generation] == lane)
+        self.take(ev.Memory(self.now, lane, DEVICE, DEVICE - taken, held=held))
+
+
+def after_end(jobs: list[Job]) -> float:
+    """Seconds that devices wait where each next process starts when the one before has ended."""
+    return sum(IMPORT_S + EXIT_S + job.model.staged_s + job.model.warm_s for job in jobs)
+
+
+def bound(jobs: list[Job]) -> float:
+    """The same with all that fits beside the running session prepared in time; in the order of the queue."""
+    waits = 0.0
+    for before, job in itertools.pairwise(jobs):
+        if before.model.size + job.model.size + GIB // 4 > DEVICE:
+            waits += EXIT_S + LAG_S + job.model.warm_s
+    return waits
+
+
+def measured(lanes: int, sessions: int) -> Figures:
+    """One simulation."""
+    began = time.monotonic()
+    cluster = Cluster(lanes, sessions)
+    cluster.run()
+    jobs = list(cluster.jobs.values())
+    ended = sum(1 for lane in cluster.world.lanes.values() for _ in lane.workers())
+    assert not cluster.world.queue, f"{len(cluster.world.queue)} sessions were never begun"
+    assert ended == 0, f"{ended} workers never ended"
+
+    def share(idle_s: float) -> float:
+        return round(100 * idle_s / (idle_s + cluster.busy_s), 4)
+
+    after, least = after_end(jobs), bound(jobs)
+    return {
+        "lanes": lanes,
+        "sessions": sessions,
+        "length_s": spread([job.seconds for job in jobs]),
+        "idle_percent": {"batond": share(cluster.idle_s), "load_after_end": share(after), "bound": share(least)},
+        "idle_each_s": {
+            "batond": round(cluster.idle_s / max(1, len(cluster.gaps)), 4),
+            "load_after_end": round(after / len(jobs), 4),
+            "bound": round(least / len(jobs), 4),
+        },
+        "gap_s": spread(cluster.gaps),
+        "handovers_by_tier": cluster.tiers,
+        "steps": cluster.steps,
+        "core_s": round(cluster.core_s, 1),
+        "steps_per_s": round(cluster.steps / cluster.core_s),
+        "core_ms_a_session": round(1000 * cluster.core_s / sessions, 3),
+        "took_s": round(time.monotonic() - began, 1),
+        "peak_resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1),
+    }
+
+
+def measure(*, small: bool, lanes: int = 100, sessions: int = 100_000) -> Figures:
+    """Simulated lanes on the real core: one lane, and very many."""
+    return {
+        "one_lane": measured(1, 30 if small else 2000),
+        "many": measured(*((5, 60) if small else (lanes, sessions))),
+    }
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(prog="python -m bench.cluster", description=measure.__doc__)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--lanes", type=int, default=100)
+    parser.add_argument("--sessions", type=int, default=100_000)
+    options = parser.parse_args()
+    measured_here = partial(measure, lanes=options.lanes, sessions=options.sessions)
+    figures = take("cluster", measured_here, options.out, small=options.small)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

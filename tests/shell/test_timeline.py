@@ -1,0 +1,190 @@
+"""`batonctl timeline` as people run it: what it writes, what it says, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import click
+import pytest
+
+from daemon.ctl.timeline import ALL, When
+from tests.shell.batonctl_runs import batonctl, ended, out, submitted
+from tests.shell.control_stage import Line, Stage
+from tests.shell.test_timeline_trace import assert_well_formed
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with Stage(tmp_path) as stage:
+        yield stage
+        assert stage.bugs == []
+
+
+@pytest.fixture
+def ran(stage: Stage) -> Stage:
+    """A stage on which two sessions ran, one after the other."""
+    submitted(stage, "a", "b")
+    ended(stage, "a")
+    ended(stage, "b")
+    return stage
+
+
+def refused(stage: Stage, *arguments: str, status: int = 1) -> str:
+    """What is said on standard error, which is one line."""
+    done = batonctl(stage, "timeline", *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    return done.stderr
+
+
+def test_a_trace_is_written_and_said_in_a_line(ran: Stage, tmp_path: Path) -> None:
+    said = out(ran, "timeline", "-o", str(tmp_path / "t.json"))
+    assert said == (
+        f"{tmp_path}/t.json: 2 sessions, 1 handover on 1 lane; "
+        "open it at https://ui.perfetto.dev (it stays on your machine)\n"
+    )
+    assert_well_formed(json.loads((tmp_path / "t.json").read_text()))
+
+
+def test_a_page_is_written_with_everything_inside(ran: Stage, tmp_path: Path) -> None:
+    assert "2 sessions, 1 handover on 1 lane; open it in a browser" in out(
+        ran, "timeline", "-o", str(tmp_path / "t.html")
+    )
+    page = (tmp_path / "t.html").read_text()
+    assert len(page) < 6_000_000
+    assert 'src="http' not in page
+    assert [path.name for path in tmp_path.glob(".t.html*")] == [], "nothing half-made is left"
+
+
+def test_an_empty_record_is_a_picture_that_says_so(stage: Stage, tmp_path: Path) -> None:
+    said = out(stage, "timeline", "-o", str(tmp_path / "t.html"))
+    assert "0 sessions, 0 handovers on 0 lanes" in said
+
+
+def test_a_program_reads_the_record_as_the_socket_tells_it(ran: Stage, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in out(ran, "timeline", "--json", "-o", str(tmp_path / "t.json")).splitlines()]
+    assert lines[-1] == {"last": True}
+    notes = [note for line in lines for told in line.get("decisions", []) for note in told["notes"]]
+    assert {"session.started", "handover.completed"} <= {note["event"] for note in notes}
+    assert (tmp_path / "t.json").exists()
+
+
+def test_a_name_of_another_kind_is_refused_before_anything_is_asked(stage: Stage, tmp_path: Path) -> None:
+    wrong = refused(stage, "-o", str(tmp_path / "t.png"))
+    assert wrong.endswith("'.png' is not known here; give a name that ends in .html or .json\n")
+    assert "no ending is not known" in refused(stage, "-o", str(tmp_path / "t"))
+
+
+def test_a_file_that_cannot_be_written_is_said_and_left_as_it_was(ran: Stage, tmp_path: Path) -> None:
+    wrong = refused(ran, "-o", str(tmp_path / "no" / "where" / "t.json"))
+    assert wrong == (
+        f"batonctl: cannot write {tmp_path}/no/where/t.json: no such file or directory; name another file with -o\n"
+    )
+    (tmp_path / "folder.json").mkdir()
+    assert "is a directory" in refused(ran, "-o", str(tmp_path / "folder.json"), status=2)
+
+
+def test_a_folder_that_takes_no_file_is_said(ran: Stage) -> None:
+    wrong = refused(ran, "-o", "/proc/t.json")
+    assert wrong.startswith("batonctl: cannot write /proc/t.json: ")
+    assert wrong.count("\n") == 1
+
+
+def test_a_lane_that_is_not_told_of_is_refused_with_those_that_are(ran: Stage, tmp_path: Path) -> None:
+    wrong = refused(ran, "--lane", "gpu7", "-o", str(tmp_path / "t.json"))
+    assert wrong == "batonctl: the record of that time tells of no lane gpu7; it tells of cpu\n"
+    assert [path.name for path in tmp_path.iterdir() if "t.json" in path.name] == [], "not even a part of it"
+    assert "1 lane" in out(ran, "timeline", "--lane", "cpu", "-o", str(tmp_path / "t.json"))
+
+
+def test_a_time_that_ends_before_it_begins_is_refused(stage: Stage, tmp_path: Path) -> None:
+    wrong = refused(stage, "--since", "1h", "--until", "2h", "-o", str(tmp_path / "t.json"))
+    assert "before it begins" in wrong
+    assert wrong.count("\n") == 1
+
+
+def test_without_plotly_a_page_is_refused_in_a_line(ran: Stage, tmp_path: Path) -> None:
+    """And a trace is made as ever: it needs nothing that is not there."""
+    (tmp_path / "hidden" / "plotly").mkdir(parents=True)
+    (tmp_path / "hidden" / "plotly" / "__init__.py").write_text("raise ImportError('hidden')\n")
+    path = os.pathsep.join([str(tmp_path / "hidden"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = batonctl(ran, "timeline", "-o", str(tmp_path / "t.html"), PYTHONPATH=path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "batonctl: cannot make a page: Plotly, which draws it, is not installed here; "
+        "install it with `pip install 'batond[timeline]'`, or make a trace: -o FILE.json\n"
+    )
+    done = batonctl(ran, "timeline", "-o", str(tmp_path / "t.json"), PYTHONPATH=path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_commands_that_draw_nothing_import_nothing_that_draws() -> None:
+    code = "import sys, daemon.cli; print('plotly' in sys.modules, 'daemon.ctl.timeline_html' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_a_stream_that_was_cut_off_is_no_picture(tmp_path: Path) -> None:
+    """What listens there answers and hangs up: half a record is not to be taken for all of it."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1 << 16)
+                now = datetime.now().astimezone().isoformat()
+                result = {"since": now, "until": now, "now": now}
+                client.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode() + b"\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = batonctl(path, "timeline", "-o", str(tmp_path / "t.json"))
+        thread.join()
+    assert done.returncode == 3
+    assert done.stderr == "batonctl: batond ended before it had told all of its record; try again\n"
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_the_lines_of_the_socket_stay_below_the_limit_and_times_are_checked(ran: Stage) -> None:
+    with Line(ran.path) as line:
+        wrong = line.ask("timeline", since="yesterday")
+        assert wrong["error"]["code"] == -32602
+    with Line(ran.path) as line:
+        result = line.ask("timeline")["result"]
+        assert result.keys() == {"since", "until", "now"}
+        while not line.read()["params"].get("last"):
+            pass
+        assert line.read() is None, "and the daemon hangs up"
+
+
+def when(text: str) -> datetime:
+    return When().convert(text, None, None)
+
+
+def test_times_are_said_in_many_ways() -> None:
+    now = datetime.now().astimezone()
+    for text, ago in (("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86400)):
+        assert abs((now - when(text)) - timedelta(seconds=ago)) < timedelta(seconds=60)
+    today = when("today")
+    assert (today.hour, today.minute, today.second) == (0, 0, 0)
+    assert today.utcoffset() is not None
+    assert when("all") == ALL
+    assert when("2026-03-01T12:00:00+01:00") == datetime.fromisoformat("2026-03-01T11:00:00+00:00")
+    assert when("2026-03-01 12:00").tzinfo is not None, "this machine's zone"
+    assert when("999999999d") - ALL < timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2x", "-1h", "2026-13-01", "1.5h"])
+def test_what_is_no_time_is_refused_with_how_to_say_one(text: str) -> None:
+    with pytest.raises(click.UsageError, match='say it as "2h"'):
+        when(text)
