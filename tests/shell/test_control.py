@@ -320,12 +320,12 @@ def test_closing_the_server_ends_streams_and_removes_its_file(tmp_path: Path) ->
 
 
 def test_a_handler_for_an_undeclared_method_is_a_mistake_seen_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="plan"):
-        ControlServer(tmp_path / "s", {"plan": Quiet.version})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="wherefore"):
+        ControlServer(tmp_path / "s", {"wherefore": Quiet.version})  # type: ignore[dict-item]
 
 
 def test_submitting_and_every_other_act_needs_the_right_to_act() -> None:
-    look = {"status", "list", "show", "logs", "devices", "events", "version"}
+    look = {"status", "list", "show", "logs", "devices", "events", "version", "why", "plan", "explain", "timeline"}
     assert {name for name, method in wire.METHODS.items() if method.access is Access.LOOK} == look
 
 
