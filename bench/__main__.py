@@ -1,8 +1,10 @@
 """All parts of the benchmark, one after another, into bench/out/results.json; then docs/performance.md's table.
 
-python -m bench                     # some hours; the host should have nothing else to do
-python -m bench gap cost            # these parts, beside what the file has of the others
-python -m bench --small             # tiny sizes, parts side by side, under a minute: whether it runs
+    python -m bench                     # four to five hours; the host should have nothing else to do
+    python -m bench idle flood          # these parts, beside what the file has of the others
+    python -m bench --small             # tiny sizes, parts side by side, under a minute: whether it runs
+
+The results are written part by part: what was measured stays when a later one fails.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from bench.figures import OUT, ROOT
 from bench.samples import SIX, SMALL, samples
 
 PARTS: Final = ("idle", "flood", "longqueue", "startup", "prediction", "gap", "cost", "makespan", "cluster")
+WITH_MODELS: Final = frozenset({"gap", "cost", "makespan"})
 WORKER: Final = ROOT / "bench" / "worker.py"  # its own command, table and file
 SIDE_BY_SIDE: Final = 4
 
@@ -39,7 +42,8 @@ def main() -> int:
     parts = options.parts or PARTS
     if options.small:
         return _small(parts, options.out)
-    samples((*SIX, *SMALL), anew=True)
+    if WITH_MODELS & set(parts):
+        samples((*SIX, *SMALL), anew=True)
     failed = [part for part in parts if _part(part, options.out) != 0]
     if not options.parts:
         failed += ["worker"] if subprocess.run([sys.executable, str(WORKER)], cwd=ROOT, check=False).returncode else []

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from daemon import endpoint, wire
+from daemon import endpoint, methods, wire
 from daemon.clientlines import Lines, decoded, identity_of
 from daemon.stories import ClientRefused
 from daemon.wire import Access, Code, Refusal
@@ -86,8 +86,8 @@ class ControlServer:
         bounds: Bounds = Bounds(),
         tell: Callable[[ClientRefused], None] | None = None,
     ) -> None:
-        if unknown := sorted(set(handlers) - set(wire.METHODS)):
-            raise ValueError(f"no such methods in wire.METHODS: {', '.join(unknown)}")
+        if unknown := sorted(set(handlers) - set(methods.METHODS)):
+            raise ValueError(f"no such methods declared: {', '.join(unknown)}")
         self._where = where
         self._handlers = handlers
         self._allowed_gid = allowed_gid
@@ -227,7 +227,7 @@ class ControlServer:
         return b"" if request.id is msgspec.UNSET else encoded
 
     async def _call(self, request: wire.Request, peer: Peer, *, alone: bool) -> msgspec.Struct | Stream:
-        method = wire.METHODS.get(request.method)
+        method = methods.METHODS.get(request.method)
         handler = self._handlers.get(request.method)
         if method is None or handler is None:
             there = ", ".join(self._handlers)

@@ -18,7 +18,7 @@ import click
 import msgspec
 from msgspec import NODEFAULT, UNSET
 
-from daemon import wire
+from daemon import methods, wire
 from daemon.__main__ import command as batond
 from daemon.cli import batonctl
 from daemon.logs import json_schema, line_type
@@ -92,10 +92,10 @@ def control() -> str:
         '```\n{"jsonrpc":"2.0","id":1,"method":"show","params":{"name":"digits-cnn"}}\n```',
         "## Methods",
         _table(
-            ("method", "who", "what"), ((f"[`{m.name}`](#{m.name})", m.access.value, m.summary) for m in _methods())
+            ("method", "who", "what"), ((f"[`{m.name}`](#{m.name})", m.access.value, m.summary) for m in _declared())
         ),
     ]
-    for method in _methods():
+    for method in _declared():
         parts += _method(method)
     parts += ["## Types", "Clients ignore fields that they do not know."]
     for struct in _shared():
@@ -107,11 +107,11 @@ def control() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _methods() -> Iterator[wire.Method]:
-    return iter(wire.METHODS.values())
+def _declared() -> Iterator[methods.Method]:
+    return iter(methods.METHODS.values())
 
 
-def _method(method: wire.Method) -> list[str]:
+def _method(method: methods.Method) -> list[str]:
     parts = [f"### {method.name}", method.summary]
     if msgspec.structs.fields(method.params):
         parts += ["Parameters. " + _doc(method.params), _fields(method.params)]
@@ -134,12 +134,12 @@ def _shared() -> list[type[msgspec.Struct]]:
         for part in get_args(kind):
             visit(part)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in found:
-            if kind not in {method.result for method in _methods()}:
+            if kind not in {method.result for method in _declared()}:
                 found.append(kind)
             for field in msgspec.structs.fields(kind):
                 visit(field.type)
 
-    for method in _methods():
+    for method in _declared():
         visit(method.result)
         for field in msgspec.structs.fields(method.stream) if method.stream else ():
             visit(field.type)
@@ -149,23 +149,23 @@ def _shared() -> list[type[msgspec.Struct]]:
 def control_schema() -> dict[str, Any]:
     """The JSON Schema of parameters, results and errors, a definition each."""
     kinds: list[Any] = [wire.ErrorObject]
-    for method in _methods():
+    for method in _declared():
         kinds += [method.params, method.result, *([method.stream] if method.stream else [])]
     _, definitions = msgspec.json.schema_components(dict.fromkeys(kinds), ref_template="#/$defs/{name}")
-    methods = {
+    declared = {
         method.name: {
             "params": {"$ref": f"#/$defs/{method.params.__name__}"},
             "result": {"$ref": f"#/$defs/{method.result.__name__}"},
             "access": method.access.value,
             "description": method.summary,
         }
-        for method in _methods()
+        for method in _declared()
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "batond's control socket",
         "protocol": wire.PROTOCOL,
-        "methods": methods,
+        "methods": declared,
         "$defs": definitions,
     }
 

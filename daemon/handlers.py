@@ -42,7 +42,7 @@ class Departure(Protocol):
 
 
 class Handlers:
-    """The methods of `wire.METHODS`, by name in `table`. All run on the event loop's thread."""
+    """The methods of `methods.METHODS`, by name in `table`. All run on the event loop's thread."""
 
     def __init__(
         self,

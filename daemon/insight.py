@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from daemon import explaining, views, wire
+from daemon import explaining, obstacles, views, wire
 from daemon.control import Handler, Peer
 from daemon.planning import Planner
 from daemon.results_insight import Because, ExplainResult, Handover, PlanResult, RunView, WhyResult
@@ -77,7 +77,7 @@ class Insight:
                     about="session",
                     name=name,
                     state="queued",
-                    reason=views.waiting_reason(world, session, now.at),
+                    reason=obstacles.waiting_reason(world, session, now.at),
                     details=(*details.of_queued(world, session, now.at), *failed),
                     since=None if record is None else record.submitted_at,
                     until=now.when(session.not_before) if session.not_before > now.at else None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from daemon import views
+from daemon import obstacles, views
 from daemon.predictions import Predictions
 from daemon.results_insight import PlanMoment, PlanResult, PlanRun, PlanScore, PlanWaiting
 from states.forecast import Forecast
@@ -114,12 +114,12 @@ def _waiting(rehearsed: Forecast, most: int, new: set[str]) -> Iterator[PlanWait
     """Those that begin nowhere: all that are left where nothing more would begin, else those that no time helps."""
     world, at = rehearsed.world, rehearsed.now
     if rehearsed.whole:
-        for name, reason in views.waiting_reasons(world, at, most).items():
+        for name, reason in obstacles.waiting_reasons(world, at, most).items():
             yield PlanWaiting(session=name, reason=reason, submitted=name in new)
         return
     for session in world.queue[:most]:
         if session.waits_for or session.not_before > at:
             continue
-        obstacle = views.obstacle(world, session, at)
+        obstacle = obstacles.obstacle(world, session, at)
         if obstacle is not None:
             yield PlanWaiting(session=session.name, reason=obstacle, submitted=session.name in new)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
+from daemon import obstacles
 from daemon.devices import Listing, Process
 from daemon.logtails import LogTail
 from daemon.predictions import RunRecord
@@ -30,7 +31,6 @@ from daemon.results_insight import RunView
 from daemon.store import SessionRecord
 from daemon.tracebacks import last_traceback
 from states import gate, policy, reasons
-from states.reasons import never_fits, seconds
 from states.snapshot import Fate, Lane, Phase, Worker, World
 from states.work import Session
 
@@ -205,7 +205,7 @@ def _pace(worker: Worker, now: Now) -> tuple[float | None, float | None, float |
 
 def queue_views(world: World, at: float, most: int | None = None) -> tuple[QueueView, ...]:
     """The queued sessions (the first `most`) in their order, and why each waits."""
-    reasons = waiting_reasons(world, at, most)
+    reasons = obstacles.waiting_reasons(world, at, most)
     return tuple(
         QueueView(
             name=session.name,
@@ -219,74 +219,6 @@ def queue_views(world: World, at: float, most: int | None = None) -> tuple[Queue
         )
         for number, session in enumerate(islice(world.queue, most), 1)
     )
-
-
-def waiting_reasons(world: World, at: float, most: int | None = None) -> dict[str, str]:
-    """Why each queued session (the first `most`) is not running, in words. One pass: the queue may be long."""
-    heads: dict[str, Lane] = {}
-    for lane in world.lanes.values():
-        head = None if lane.held or lane.lost or world.stopping else policy.head(world, lane, at)
-        if head is not None:
-            heads.setdefault(head.name, lane)
-    reasons: dict[str, str] = {}
-    ahead: dict[str, str] = {}  # by lane: the last one so far that only waits for its turn there
-    for session in islice(world.queue, most):
-        reason = obstacle(world, session, at)
-        if reason is None:
-            lanes = [lane.name for lane in world.lanes.values() if lane.takes(session.device)]
-            before = next((ahead[name] for name in lanes if name in ahead), None)
-            ahead.update(dict.fromkeys(lanes, session.name))
-            if session.name in heads:
-                reason = _next_on(world, heads[session.name], at)
-            else:
-                reason = f"behind {before}" if before else "waits for its turn"
-        reasons[session.name] = reason
-    return reasons
-
-
-def waiting_reason(world: World, session: Session, at: float) -> str:
-    """Why one queued session is not running: what `waiting_reasons` says of it, looking at few others."""
-    if (kept := obstacle(world, session, at)) is not None:
-        return kept
-    lanes = [lane for lane in world.lanes.values() if lane.takes(session.device)]
-    for lane in lanes:
-        head = None if lane.held or lane.lost or world.stopping else policy.head(world, lane, at)
-        if head is not None and head.name == session.name:
-            return _next_on(world, lane, at)
-    place = next(index for index, each in enumerate(world.queue) if each.name == session.name)
-    for lane in lanes:
-        for other in reversed(world.queue[:place]):
-            if lane.takes(other.device) and obstacle(world, other, at) is None:
-                return f"behind {other.name}"
-    return "waits for its turn"
-
-
-def obstacle(world: World, session: Session, at: float) -> str | None:
-    """What keeps the session from running, other than those ahead of it."""
-    if session.waits_for:
-        return f"waits for {', '.join(sorted(session.waits_for))}"
-    if world.stopping:
-        return "batond is stopping"
-    if session.not_before > at:
-        attempt = f"attempt {session.attempt + 1} of {session.max_attempts}"
-        return f"is tried again in {seconds(session.not_before - at)}, {attempt}"
-    lanes = [lane for lane in world.lanes.values() if lane.takes(session.device)]
-    if not lanes:
-        return f"no lane has the device {session.device}"
-    usable = [lane for lane in lanes if not lane.lost]
-    if not usable:
-        return "; ".join(f"lane {lane.name}: the device is lost: {lane.lost}" for lane in lanes)
-    if all(lane.held for lane in usable):
-        return f"lane {', '.join(lane.name for lane in usable)} is paused; batonctl resume lets it go on"
-    if not any(gate.can_ever_fit(world, lane, session) for lane in usable):
-        return f"can never fit: {never_fits(world, usable, session)}"
-    return None
-
-
-def _next_on(world: World, lane: Lane, at: float) -> str:
-    if lane.standby is not None:
-        return f"next on {lane.name}, after {lane.standby.session.name}"
-    return f"next on {lane.name}: {reasons.reason(world, lane, at)}"
 
 
 def device_name(lane: Lane) -> str:
@@ -353,7 +285,7 @@ def live_rows(
         for number, session in enumerate(world.queue if queued else (), 1)
         if only is None or session.name in only
     ]
-    reasons = waiting_reasons(world, now.at) if len(waiting) > FEW else {}
+    reasons = obstacles.waiting_reasons(world, now.at) if len(waiting) > FEW else {}
     for number, session in waiting:
         rows.append(
             Row(
@@ -367,7 +299,7 @@ def live_rows(
                 errors=session.errors,
                 attempt=session.attempt,
                 max_attempts=session.max_attempts,
-                reason=reasons.get(session.name) or waiting_reason(world, session, now.at),
+                reason=reasons.get(session.name) or obstacles.waiting_reason(world, session, now.at),
                 submitted_at=submitted.get(session.name),
             )
         )

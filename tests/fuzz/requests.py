@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from daemon import wire
+from daemon import methods
 from tests.fuzz.frames import Frame, damaged, mutated, raw, values
 
 NAMES = ["a", "b", "c", "bad1", "nobody", "x" * 200]
@@ -115,7 +115,7 @@ def parameters(draw: st.DrawFn, method: str) -> dict[str, Any]:
 
 
 # `resume` often: what is paused shows no more than that. `shutdown` and `events` end their conversation.
-METHODS = [*wire.METHODS, "submit", "submit", "submit", "resume", "resume", "cancel", "list", "status"]
+METHODS = [*methods.METHODS, "submit", "submit", "submit", "resume", "resume", "cancel", "list", "status"]
 SELDOM = {"shutdown", "events"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from daemon import messages, views
+from daemon import messages, obstacles
 from states.events import Cancel, DrainLane, Pause, Resume, Swap
 from tests.fuzz.frames import LINE_LIMIT, Frame
 from tests.fuzz.house import House
@@ -145,7 +145,7 @@ class Evening:
 
     def _left(self, liar: str, honest: str) -> str:
         lane, world = self._house.loop.world.lanes["cpu"], self._house.loop.world
-        reasons = views.waiting_reasons(world, time.monotonic())
+        reasons = obstacles.waiting_reasons(world, time.monotonic())
         return (
             f"the evening does not end: {liar} {self._house.ends[liar]}, {honest} {self._house.ends[honest]}, "
             f"lane {lane.state.value}, workers {[(w.session.name, w.phase.value) for w in lane.workers()]}, {reasons}"

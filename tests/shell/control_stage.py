@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from daemon import views, wire
+from daemon import methods, views, wire
 from daemon.control import Bounds, ControlServer, Handler, Peer, Stream
 from daemon.departure import Departure
 from daemon.devices import Listing, Process
@@ -372,7 +372,7 @@ def submit(line: Line, *names: str, **keys: str) -> Any:
 def done(line: Line, method: str, **params: Any) -> Any:
     answer = line.ask(method, **params)
     assert "result" in answer, answer
-    msgspec.convert(answer["result"], wire.METHODS[method].result)  # it is what was declared
+    msgspec.convert(answer["result"], methods.METHODS[method].result)  # it is what was declared
     return answer["result"]
 
 

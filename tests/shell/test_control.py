@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import wire
+from daemon import methods, wire
 from daemon.control import Bounds, ControlServer
 from daemon.feed import BACKLOG, Feed, Listener
 from daemon.wire import Access, Code
@@ -134,7 +134,7 @@ def test_half_a_line_at_the_end_is_an_error(stage: Stage) -> None:
 
 
 def test_every_declared_method_is_served_and_documented() -> None:
-    for name, method in wire.METHODS.items():
+    for name, method in methods.METHODS.items():
         assert method.summary.endswith("."), name
         assert (Code.NOT_PERMITTED in method.errors) is (method.access is Access.ACT), name
     assert set(wire.CODES) == set(Code)
@@ -326,7 +326,7 @@ def test_a_handler_for_an_undeclared_method_is_a_mistake_seen_at_once(tmp_path: 
 
 def test_submitting_and_every_other_act_needs_the_right_to_act() -> None:
     look = {"status", "list", "show", "logs", "devices", "events", "version", "why", "plan", "explain", "timeline"}
-    assert {name for name, method in wire.METHODS.items() if method.access is Access.LOOK} == look
+    assert {name for name, method in methods.METHODS.items() if method.access is Access.LOOK} == look
 
 
 def test_the_largest_numbers_that_are_taken_harm_nobody(stage: Stage) -> None:

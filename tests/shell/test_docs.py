@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import docs, wire
+from daemon import docs, methods
 from daemon.cli import batonctl
 from daemon.stories import EVENTS
 
@@ -60,13 +60,17 @@ def test_check_says_nothing_and_exits_with_0_where_all_is_well() -> None:
 
 def test_everything_that_is_declared_is_told() -> None:
     control, events, commands = docs.control(), docs.events(), docs.commands()
-    for name, method in wire.METHODS.items():
+    for name, method in methods.METHODS.items():
         assert f"\n### {name}\n\n{method.summary}\n" in control
         assert f"\n## {name}\n" in commands  # each method has its command
     for event in EVENTS:
         assert f"\n## {event.event}\n" in events
     for command in batonctl.commands:
-        assert command in {*wire.METHODS, "doctor", "watch"}  # the one asks the host; the other `status`, over and over
+        assert command in {
+            *methods.METHODS,
+            "doctor",
+            "watch",
+        }  # the one asks the host; the other `status`, over and over
 
 
 def test_links_within_a_document_lead_somewhere() -> None:
@@ -81,4 +85,4 @@ def test_every_reference_of_the_schema_is_defined() -> None:
     schema = docs.control_schema()
     text = json.dumps(schema)
     assert set(re.findall(r'"#/\$defs/(\w+)"', text)) <= set(schema["$defs"])
-    assert set(schema["methods"]) == set(wire.METHODS)
+    assert set(schema["methods"]) == set(methods.METHODS)

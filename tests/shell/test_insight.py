@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import views
+from daemon import obstacles
 from daemon.wire import Code
 from states.events import Memory, Pause
 from states.notes import HandoverCompleted
@@ -70,8 +70,8 @@ def test_why_of_one_says_what_the_queue_says_of_it(stage: Stage) -> None:
 
     async def compare() -> list[tuple[str, str]]:
         world, at = stage.loop.world, now()
-        said = views.waiting_reasons(world, at)
-        return [(said[each.name], views.waiting_reason(world, each, at)) for each in world.queue]
+        said = obstacles.waiting_reasons(world, at)
+        return [(said[each.name], obstacles.waiting_reason(world, each, at)) for each in world.queue]
 
     found = stage.run(compare)
     assert len(found) >= 4

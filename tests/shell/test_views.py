@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from daemon import results, views, wire
+from daemon import methods, obstacles, results
 from daemon.logs import line_type
 from daemon.stories import EVENTS
 from daemon.tail import read_piece
@@ -83,7 +83,7 @@ def test_every_queued_session_says_why_it_waits() -> None:
         Session("d", 4.0, device="gpu:7"),
         Session("e", 5.0),
     )
-    assert views.waiting_reasons(World({"cpu": lane}, queue), 100.0) == {
+    assert obstacles.waiting_reasons(World({"cpu": lane}, queue), 100.0) == {
         "a": "next on cpu: waits for memory readings of the device before a is prepared",
         "b": "waits for a, x",
         "c": "is tried again in 30 s, attempt 2 of 3",
@@ -91,13 +91,13 @@ def test_every_queued_session_says_why_it_waits() -> None:
         "e": "behind a",
     }
     lost = Lane("cpu", lost="it fell off the bus")
-    assert "fell off the bus" in views.waiting_reasons(World({"cpu": lost}, queue), 100.0)["e"]
-    assert views.waiting_reasons(World({"cpu": lane}, queue, stopping=True), 100.0)["e"] == "batond is stopping"
+    assert "fell off the bus" in obstacles.waiting_reasons(World({"cpu": lost}, queue), 100.0)["e"]
+    assert obstacles.waiting_reasons(World({"cpu": lane}, queue, stopping=True), 100.0)["e"] == "batond is stopping"
 
 
 def test_a_long_queue_is_looked_through_once() -> None:
     queue = tuple(Session(f"s{number:05}", float(number)) for number in range(20_000))
-    reasons = views.waiting_reasons(World({"cpu": Lane("cpu")}, queue), 1.0)
+    reasons = obstacles.waiting_reasons(World({"cpu": Lane("cpu")}, queue), 1.0)
     assert reasons["s19999"] == "behind s19998"
 
 
@@ -284,6 +284,6 @@ def test_after_a_restart_sessions_are_what_they_were(tmp_path: Path) -> None:
 
 
 def test_results_carry_no_field_that_only_the_core_understands() -> None:
-    for method in wire.METHODS.values():
+    for method in methods.METHODS.values():
         msgspec.json.schema(method.result)
     assert results.Row(name="x", state="queued").ended_at is None
