@@ -17,7 +17,7 @@ TESTS = out=$$(mktemp -d); \
   cat $$out/core $$out/whole; rm -rf $$out; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-systemd check simulate chaos bench-worker bench-gpu install uninstall docs clean
+.PHONY: help setup demo test test-systemd check simulate chaos bench bench-smoke bench-worker bench-gpu install uninstall docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,12 @@ SECONDS ?= 60
 OUT ?= chaos/out
 chaos: $(READY) ## real sessions for SECONDS, with faults drawn from SEED (random where none is given); every row counted
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --out $(OUT) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
+
+bench: $(READY) ## what batond costs and saves beside what people run instead: docs/performance.md (4 to 5 hours)
+	@$(BIN)/python -m bench
+
+bench-smoke: $(READY) ## every part of the benchmark, tiny: whether it runs, not how fast anything is
+	@$(BIN)/python -m pytest tests/test_bench_smoke.py
 
 bench-worker: $(READY) ## the built-in worker beside a bare tf.data loop: a table, and bench/out/worker.json
 	@$(BIN)/python bench/worker.py

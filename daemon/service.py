@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import grp
 import os
 import signal
@@ -165,6 +166,8 @@ class Service:
             self._loop.start()
             ending.callback(self._readings.close)
             await self._readings.start(self._config.limits.readings)
+            gc.collect()
+            gc.freeze()  # what is there by now stays: else a full collection, 20 to 50 ms, may fall into a handover
             self._supervision.ready()
             await self._until_stopped(chores)
         self._sampler.end()

@@ -85,10 +85,9 @@ class Submissions:
         if params.dry_run:
             return await self._in_thought(sessions)
         await self._queue(sessions, specs)
+        places = {session.name: place for place, session in enumerate(self._world.queue, 1)}
         return results.SubmitResult(
-            sessions=tuple(
-                results.Place(name=name, place=views.place(self._world, name)) for name in (s.name for s in specs)
-            )
+            sessions=tuple(results.Place(name=spec.name, place=places.get(spec.name, 0)) for spec in specs)
         )
 
     async def _in_thought(self, sessions: Sequence[Session]) -> results.SubmitResult:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from states.work import Profile, Session, Tier
 
 PACE_TAU_S = 10.0  # how far back the rate looks: older progress weighs 1/e at this age
+STALL_FACTOR = 4.0  # a sample so much slower than expected was a stop: what is beyond it says nothing about the rest
 PACE_WINDOW_S = 0.25  # reports closer together than this are one sample: single batches are noise
 UNKNOWN_LEAD_S = 60.0  # where nothing is known of a model's preparation
 LEAD_QUANTILE = 0.95
@@ -51,6 +52,8 @@ class Pace:
         items, seconds = done - self.done, at - self.at
         if items <= 0 or seconds < PACE_WINDOW_S:
             return self
+        if self.weight:
+            seconds = min(seconds, STALL_FACTOR * max(items * self.per_item_s, PACE_WINDOW_S))
         gain = 1.0 - math.exp(-seconds / PACE_TAU_S)
         flow = gain * items / seconds  # by items: a mean of seconds per item, by time, would count slow stretches twice
         weight = (1.0 - gain) * self.weight + flow

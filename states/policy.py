@@ -24,7 +24,11 @@ def head(world: World, lane: Lane, at: float) -> Session | None:
 
     One that can never fit here is left to the other lanes.
     """
-    taken = {other.reserved for other in world.lanes.values() if other.name != lane.name and _keeps(other, lane)}
+    taken = {
+        other.reserved
+        for other in world.lanes.values()
+        if other.reserved is not None and other.name != lane.name and _keeps(other, lane)
+    }
     first = None
     for session in world.queue:
         if session.waits_for or session.not_before > at or session.name in taken or not lane.takes(session.device):

@@ -250,3 +250,17 @@ def test_the_variance_is_that_of_the_samples() -> None:
     assert slower.per_item_s == pytest.approx(1.0 + 2.0 * share)
     assert slower.variance == pytest.approx(share * (1.0 - share) * 4.0)
     assert slower.sample_s == pytest.approx(1.0 + 2.0 * share)
+
+
+def test_a_stop_in_between_says_nothing_about_the_rest() -> None:
+    """A worker that stood still for a while goes on at its rate."""
+    pace = Pace(at=0.0, done=0)
+    for number in range(1, 121):
+        pace = pace.after(number * 0.5, number * 50)
+    before = pace.remaining(60.0, 100_000)
+    pace = pace.after(90.0, 6_050)
+    after = pace.remaining(90.0, 100_000)
+    assert before is not None
+    assert after is not None
+    assert before.seconds == pytest.approx(940.0)
+    assert after.seconds == pytest.approx(940.0, rel=0.2), "not the hours that it would take at the rate of the stop"
