@@ -108,8 +108,8 @@ class ListParams(Params, frozen=True, kw_only=True):
     """Which sessions. Without `states` and `names`, the live ones; `ended` adds those that have ended.
 
     `states` and `names` each narrow the answer down, over live and ended sessions alike. Live sessions come first,
-    in the order they will run, then ended ones, newest first; `limit` bounds the latter, `before` goes on where an
-    answer's `next` said that there are more.
+    in the order they will run, then ended ones, last submitted first; `limit` bounds the latter, `before` goes on where
+    an answer's `next` said that there are more.
     """
 
     ended: bool = False

@@ -96,7 +96,7 @@ def _wait(talk: Conversation, names: tuple[str, ...]) -> None:
     "--limit", default=100, show_default=True, type=click.IntRange(1, wire.LIST_LIMIT), help="So many ended ones."
 )
 def list_(talk: Conversation, *, ended: bool, states: tuple[results.SessionState, ...], limit: int) -> None:
-    """Sessions, one row each: live ones in the order they will run, then ended ones, newest first."""
+    """Sessions, one row each: live ones in the order they will run, then ended ones, last submitted first."""
     params = wire.ListParams(ended=ended, states=states, limit=limit)
     if answer := talk.ask("list", params, results.ListResult):
         from daemon.ctl import screen
