@@ -193,6 +193,9 @@ class Looking:
 
     async def timeline(self, params: wire.TimelineParams, _peer: Peer) -> Stream:
         """A stretch of the record."""
+        for moment in (params.since, params.until):
+            if moment is not None and not 1970 <= moment.year < 9999:
+                raise Refusal(Code.INVALID_PARAMS, f"timeline: {moment.isoformat()} is no time at which batond ran")
         now = datetime.now(UTC)
         until = params.until or now
         since = params.since or self._store.past.usual_beginning(until)

@@ -76,6 +76,9 @@ class Refusal(Exception):  # noqa: N818 an answer, not an error of batond's
 # Parameters. An unknown key is an error: a misspelt `force` must not be taken for its absence.
 
 
+Moment: TypeAlias = Annotated[datetime, Meta(tz=True)]
+
+
 class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """No parameters."""
 
@@ -213,8 +216,8 @@ class TimelineParams(Params, frozen=True, kw_only=True):
     Where that has fewer than 50 sessions, it goes back until the fiftieth last began.
     """
 
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class ShutdownParams(Params, frozen=True, kw_only=True):

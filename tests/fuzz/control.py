@@ -7,13 +7,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from daemon import wire
+from daemon import methods, wire
 from daemon.control import Bounds
 from daemon.wire import Code
 from tests.fuzz.frames import LINE_LIMIT
@@ -36,6 +37,8 @@ INTERNALS = (
     "asyncio",
     "NoneType",
 )
+
+STREAMS = tuple(method.name.encode() for method in methods.METHODS.values() if method.stream is not None)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def due(line: bytes) -> Due:
     except _NoJsonError:
         return ONE
     except (RecursionError, LookupError):
-        return Due(0, 1, ends=b"events" in line, unsure=True)
+        return Due(0, 1, ends=any(name in line for name in STREAMS), unsure=True)
     if not isinstance(read, list):
         return _due_one(read, alone=True)
     if not 0 < len(read) <= wire.BATCH_LIMIT:
@@ -110,16 +113,24 @@ def _due_one(read: Any, *, alone: bool) -> Due:
         return ONE
     if "id" not in read:
         return NOTHING
-    ends = alone and read["method"] == "events" and _streams(read.get("params", {}))
+    ends = alone and _streams(read["method"], read.get("params", {}))
     return Due(1, 1, identity, known=True, ends=ends)
 
 
-def _streams(params: Any) -> bool:
+def _streams(method: str, params: Any) -> bool:
+    """Whether the answer is a stream, after which the daemon hangs up."""
+    if method.encode() not in STREAMS:
+        return False
     try:
-        asked = msgspec.convert(params, wire.EventsParams)
+        asked = msgspec.convert(params, methods.METHODS[method].params)
     except msgspec.ValidationError:
         return False
-    return not (asked.since is not None and asked.last)
+    if isinstance(asked, wire.EventsParams):
+        return not (asked.since is not None and asked.last)
+    assert isinstance(asked, wire.TimelineParams)
+    given = [moment for moment in (asked.since, asked.until) if moment is not None]
+    until = asked.until or datetime.now(UTC)
+    return all(1970 <= moment.year < 9999 for moment in given) and (asked.since is None or asked.since < until)
 
 
 class ControlPlay:
@@ -243,7 +254,11 @@ class ControlPlay:
         """Ask for megabytes and read none of them: it is hung up on, and the others are served meanwhile."""
         ask = b'{"jsonrpc":"2.0","id":1,"method":"status"}\n' * 1000
         # (One that has begun a stream has its lines dropped, and is owed no more than events.)
-        more = (frame.data for frame in example.frames if len(frame.data) < 10_000 and b"events" not in frame.data)
+        more = (
+            frame.data
+            for frame in example.frames
+            if len(frame.data) < 10_000 and not any(name in frame.data for name in STREAMS)
+        )
         ask += b"".join(data + b"\n" for data in more)
         deadline = asyncio.get_running_loop().time() + TIMEOUT_S
         while (sent := peer.push(ask)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -108,15 +109,20 @@ def parameters(draw: st.DrawFn, method: str) -> dict[str, Any]:
                 st.fixed_dictionaries({}, optional={"last": st.integers(0, 1000), "follow": st.booleans()})
                 | st.fixed_dictionaries({"since": st.integers(0, 2**63 - 1), "follow": st.booleans()})
             )
+        case "timeline":
+            times = st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat) | st.datetimes().map(
+                datetime.isoformat
+            )
+            return draw(st.fixed_dictionaries({}, optional={"since": times, "until": times}))
         case "shutdown":
             return {"now": draw(st.booleans())}
         case _:
             return {}
 
 
-# `resume` often: what is paused shows no more than that. `shutdown` and `events` end their conversation.
+# `resume` often: what is paused shows no more than that. `shutdown` and streams end their conversation.
 METHODS = [*methods.METHODS, "submit", "submit", "submit", "resume", "resume", "cancel", "list", "status"]
-SELDOM = {"shutdown", "events"}
+SELDOM = {"shutdown", "events", "timeline"}
 
 
 @st.composite

@@ -157,6 +157,8 @@ def test_a_stream_that_was_cut_off_is_no_picture(tmp_path: Path) -> None:
 
 def test_the_lines_of_the_socket_stay_below_the_limit_and_times_are_checked(ran: Stage) -> None:
     with Line(ran.path) as line:
+        for odd in ("2026-01-01T00:00:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00"):
+            assert line.ask("timeline", until=odd)["error"]["code"] == -32602
         wrong = line.ask("timeline", since="yesterday")
         assert wrong["error"]["code"] == -32602
     with Line(ran.path) as line:
