@@ -7,6 +7,7 @@ import os
 import socket as socket_module
 import sys
 import traceback
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from daemon.notify import Manager, listening_socket
 from daemon.service import Service
 from daemon.store import Store, StoreError
 from daemon.stories import DaemonBroke
+from daemon.wire import Code, Refusal, encode_error
 
 FAILED = 1
 BROKEN = 70  # EX_SOFTWARE
+MISCONFIGURED = 78  # EX_CONFIG: starting again does not help, and the unit does not
+LOST = "log.lost"  # in the state folder: how many lines of the log did not get out at the end
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,12 +83,14 @@ def command(
     except Problems as wrong:
         for line in wrong.problems:
             click.echo(f"batond: {line}", err=True)
-        sys.exit(FAILED)
+        if given is not None:
+            _turn_away(given[0], wrong.problems)
+        sys.exit(MISCONFIGURED)
     except (StoreError, ValueError) as wrong:
         click.echo(f"batond: {wrong}", err=True)
         sys.exit(FAILED)
     try:
-        log = Log(style=settings.log.format, level=settings.log.level)
+        log = Log(style=settings.log.format, level=settings.log.level, lost=settings.state_dir / LOST)
     except UnusableJournalError as wrong:
         store.close()
         click.echo(f"batond: {wrong}", err=True)
@@ -107,6 +113,19 @@ def command(
         store.close()
         log.close()
     sys.exit(status)
+
+
+def _turn_away(listener: socket_module.socket, problems: tuple[str, ...]) -> None:
+    """Tell the clients that wait why nobody serves them. Left waiting, they would have systemd start batond again."""
+    refusal = Refusal(Code.REFUSED, "batond cannot start with its configuration", problems)
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # it does not block: nobody waits any more
+            return
+        with client, suppress(OSError):  # or that one has gone
+            client.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            client.send(encode_error(None, refusal))
 
 
 def main() -> None:

@@ -66,6 +66,7 @@ class Backlog:
         self._dropped_line = dropped_line
         self._changed = threading.Condition()
         self._lines: deque[bytes] = deque()
+        self._taken: deque[bytes] = deque()  # of them the ones that are being written
         self._size = 0  # bytes in _lines
         self._dropped = 0  # lines that the reader has not been told of
         self._closing = False
@@ -76,6 +77,7 @@ class Backlog:
     def put(self, text: bytes) -> None:
         with self._changed:
             if self._gone:
+                self._dropped += 1
                 return
             # Once lines were lost, half of the buffer gets free before more are taken: one long hole, not many.
             room = self._limit // 2 if self._dropped else self._limit
@@ -96,6 +98,12 @@ class Backlog:
         self._thread.join(wait_s)
         return not (self._thread.is_alive() or self._gone)
 
+    @property
+    def unwritten(self) -> int:
+        """The lines that were put, and that nobody has got; once it is closed, nobody will."""
+        with self._changed:
+            return len(self._taken) + len(self._lines) + self._dropped
+
     def _append(self, text: bytes) -> None:
         self._lines.append(text)
         self._size += len(text)
@@ -107,6 +115,8 @@ class Backlog:
             except OSError:  # of a kind that does not pass: there is no place left to say so
                 with self._changed:
                     self._gone = True
+                    self._dropped += len(self._taken) + len(self._lines)
+                    self._taken.clear()
                     self._lines.clear()
                 return
 
@@ -117,7 +127,7 @@ class Backlog:
             if not self._lines and self._dropped:
                 self._append(self._dropped_line(self._dropped))
                 self._dropped = 0
-            taken: deque[bytes] = deque()
+            self._taken = taken = deque[bytes]()
             size = 0
             while self._lines and (not taken or size + len(self._lines[0]) <= WRITE_BYTES):
                 taken.append(self._lines.popleft())

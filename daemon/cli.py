@@ -25,10 +25,11 @@ def main() -> None:
             batonctl(prog_name="batonctl")
         finally:
             sys.stdout.flush()
-    except OSError as error:  # files and sockets have their own words where they are used: only output is left
+    except OSError as error:  # files and sockets have their own words where they are used: mostly output is left
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffers goes nowhere, and silently
+        what = "write to standard output" if error.filename is None else f"use {os.fsdecode(error.filename)}"
         if not isinstance(error, BrokenPipeError):
-            click.echo(f"batonctl: cannot write to standard output: {error.strerror}", err=True)
+            click.echo(f"batonctl: cannot {what}: {error.strerror}", err=True)
         sys.exit(EXIT_REFUSED)
 
 

@@ -74,7 +74,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(env: Environment) -> Path | None:
-    """The file that is read where none is named; None where there is none."""
+    """The file that is read where none is named; None where there is none. Raises `Problems` where one cannot tell."""
     places = [Path(folder) / FILE_NAME for folder in _systemd(env, "CONFIGURATION_DIRECTORY")]
     places.append(SYSTEM_FILE)
     home = _home(env)
@@ -82,7 +82,35 @@ def find(env: Environment) -> Path | None:
         places.append(Path(env["XDG_CONFIG_HOME"]) / "batond" / FILE_NAME)
     elif home is not None:
         places.append(home / ".config" / "batond" / FILE_NAME)
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if _there(place)), None)
+
+
+def _there(place: Path) -> bool:
+    """Whether anything has this name: what is no file there is told when it is read, and not passed over."""
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(place, error) from error
+    return True
+
+
+def _text(path: Path) -> str:
+    """What the file says. Raises `Problems`."""
+    try:
+        if path.is_fifo():  # it would be waited for, at each reload again
+            raise _unreadable(path, "it is a pipe")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8 text") from error
+
+
+def _unreadable(path: Path, why: OSError | str) -> Problems:
+    said = why.strerror if isinstance(why, OSError) else why
+    return Problems([f"cannot read the configuration {path}: {said}; mend it or name another by --config"])
 
 
 def load(
@@ -100,13 +128,7 @@ def load(
     path = find(env) if path is None else path
     document = Document("defaults", {}, {})
     if path is not None:
-        try:
-            document = read(path.read_text("utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise Problems(
-                [f"cannot read the configuration {path}: {why}; mend it or name another by --config"]
-            ) from error
+        document = read(_text(path), str(path))
     reader = _Reader(env)
     reader.table(document.tables, document, _KEYS, (), (path or Path()).absolute().parent)
     for key, value in (overrides or {}).items():

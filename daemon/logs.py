@@ -10,9 +10,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_type_hints
 
 import msgspec
@@ -59,12 +61,21 @@ class Log:
         level: str = "info",
         buffer_bytes: int = BUFFER_BYTES,
         journal_socket: str = journal.SOCKET,
+        lost: Path | None = None,
     ) -> None:
-        """Raises `UnusableJournalError` where `style` says "journal" and none listens."""
+        """Raises `UnusableJournalError` where `style` says "journal" and none listens.
+
+        lost: a file for the count of lines that did not get out at the end; the next log begins with telling it.
+        """
         self.style, outlet = _outlet(fd, style, journal_socket)
         self._render = _renderer(self.style, colors=os.isatty(fd))
         self._writer = Backlog(outlet, buffer_bytes, self._dropped)
         self._logger = self._filtered(level)
+        self._lost = lost
+        if lost is not None and not _leads_nowhere(fd, self.style) and (lines := _read_count(lost)):
+            self._writer.put(self._dropped(lines))
+            with suppress(OSError):  # it is told twice, then
+                lost.unlink()
 
     def _filtered(self, level: str) -> structlog.typing.FilteringBoundLogger:
         logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
@@ -90,7 +101,11 @@ class Log:
 
     def close(self, wait_s: float = CLOSE_WAIT_S) -> bool:
         """Write what is left, for at most `wait_s`; False where some of it could not be written."""
-        return self._writer.close(wait_s)
+        written = self._writer.close(wait_s)
+        if self._lost is not None and (lines := self._writer.unwritten):
+            with suppress(OSError):  # a full disk: then nobody is told
+                self._lost.write_text(str(_read_count(self._lost) + lines))
+        return written
 
     def _dropped(self, lines: int) -> bytes:
         return self._render(None, "warning", line(fields(LogDropped(lines)), None, datetime.now(UTC)))
@@ -108,6 +123,22 @@ def _outlet(fd: int, style: Style, journal_socket: str) -> tuple[Style, Outlet]:
     if style == "auto":
         style = "pretty" if os.isatty(fd) else "json"
     return style, Descriptor(fd)
+
+
+def _leads_nowhere(fd: int, style: Style) -> bool:
+    """Whether nobody ever reads `fd`: so does systemd start what logs to a journal that is not there."""
+    try:
+        return style != "journal" and os.fstat(fd).st_rdev == Path(os.devnull).stat().st_rdev
+    except OSError:  # it is closed
+        return True
+
+
+def _read_count(path: Path) -> int:
+    try:
+        text = path.read_text("ascii")
+    except (OSError, ValueError):
+        return 0
+    return int(text) if text.isdecimal() else 0
 
 
 Render: TypeAlias = Callable[[object, str, MutableMapping[str, Any]], bytes]

@@ -58,16 +58,17 @@ class Reloader:
         try:
             new = self._reread()
         except Problems as wrong:
-            raise self._refused(tuple(wrong.problems)) from None
+            raise self.refused(*wrong.problems) from None
         keys = tuple(changed(config, new))
         if fixed := [key for key in keys if not _at_run_time(key)]:
-            raise self._refused((_needs_restart(fixed),))
+            raise self.refused(_needs_restart(fixed))
         self._apply(new)
         reloaded = Reloaded(keys, None if new.source is None else str(new.source))
         self._tell(ConfigReloaded(reloaded.changed, reloaded.source))
         return reloaded
 
-    def _refused(self, problems: tuple[str, ...]) -> Refused:
+    def refused(self, *problems: str) -> Refused:
+        """Tell that nothing is changed, and why; gives what to raise."""
         self._tell(ConfigRefused(problems))
         return Refused(problems)
 

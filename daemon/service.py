@@ -127,7 +127,12 @@ class Service:
             )
             ending.callback(nursery.close)
             self._crew = Crew(
-                nursery, self._post, self._config.log_dir, born=self._register.worker_started, rejoin=self._rejoin
+                nursery,
+                self._post,
+                self._config.log_dir,
+                born=self._register.worker_started,
+                trimmed=lambda session, cut_bytes: self._transcript.trimmed(session, cut_bytes),
+                rejoin=self._rejoin,
             )
             ending.callback(self._crew.close)
             self._transcript = Transcript(
@@ -350,6 +355,7 @@ class Service:
             queued += len(self._departure.handed_back)
             left_running = len(self._departure.sessions)
         self._tell(DaemonStopped(time.monotonic() - self._stop_asked_at, queued, left_running))
+        self._supervision.stopped(queued, left_running)
 
     # Ending
 
@@ -368,7 +374,7 @@ class Service:
 
     def _reload(self) -> Reloaded:
         if self._loop.world.stopping or self._departure is not None:
-            raise Refused(("cannot reload: batond is stopping",))
+            raise self._reloader.refused("cannot reload: batond is stopping")
         self._supervision.reloading()
         try:
             return self._reloader.reload(self._config)

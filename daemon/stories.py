@@ -77,7 +77,7 @@ class ConfigReloaded:
 
 @dataclass(frozen=True, slots=True)
 class ConfigRefused:
-    """The configuration was read again and cannot be used, for these reasons; the old one still counts, whole."""
+    """The configuration cannot be read again, or not be used, for these reasons; the old one still counts, whole."""
 
     event: ClassVar[str] = "config.refused"
     level: ClassVar[str] = "error"
@@ -184,7 +184,7 @@ class WorkerTurnedAway:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOutput:
-    """A line that a session's worker printed, on standard output or error. Its log file has all of them, uncut."""
+    """A line that a session's worker printed, on standard output or error. Its log file has the newest, uncut."""
 
     event: ClassVar[str] = "worker.output"
     level: ClassVar[str] = "info"
@@ -233,6 +233,21 @@ class WorkerSuppressed:
     generation: int
     lines: int
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLost:
+    """The disk of the workers' log files is full: what this worker prints may be in no file, until there is room again.
+
+    Told once, and anew where there was room in between.
+    """
+
+    event: ClassVar[str] = "output.lost"
+    level: ClassVar[str] = "error"
+    session: str
+    lane: str
+    generation: int
+    folder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +302,10 @@ class HandoverChecked:
 
 @dataclass(frozen=True, slots=True)
 class LogDropped:
-    """Whoever reads the log was too slow, or its disk was full: `lines` lines before this one are lost."""
+    """Whoever reads the log was too slow or not there, or its disk was full: `lines` lines before this one are lost.
+
+    As the first line of a batond: of the one before it at least so many of the last ones.
+    """
 
     event: ClassVar[str] = "log.dropped"
     level: ClassVar[str] = "warning"
@@ -325,6 +343,7 @@ Story: TypeAlias = (
     | WorkerNoise
     | WorkerTraceback
     | WorkerSuppressed
+    | OutputLost
     | PredictionChecked
     | HandoverChecked
     | LogDropped

@@ -54,6 +54,11 @@ class Supervision:
             self._manager.stopping()
             self._manager.extend(EXTEND_S)
 
+    def stopped(self, queued: int, left_running: int) -> None:
+        """The last word: what `systemctl status` shows from then on."""
+        going_on = f"; {left_running} left running" if left_running else ""
+        self._manager.status(f"Stopped; {queued} queued{going_on}")
+
     async def run(self) -> None:
         """Until it is cancelled. Where nobody listens there is nothing to do, and it sleeps."""
         watchdog_s = self._manager.watchdog_s

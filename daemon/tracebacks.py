@@ -89,7 +89,7 @@ def passages(lines: Sequence[str]) -> Iterator[Passage]:
         if FATAL.match(lines[index]):
             found = _fatal(lines[index:])
             end = index + len(found)
-        elif _heads(lines[max(0, index - 1) : index + NEAR_LINES], min(index, 1)):
+        elif _heads(lines, index):
             found, length = _chain(lines[index:])
             end = index + length
         if end > index:
@@ -114,6 +114,15 @@ def headline(trace: str) -> str:
     return lines[-1].strip()
 
 
+def has_exception(trace: str) -> bool:
+    """Whether a traceback, as it was printed so far, has got to the exception that it leads to."""
+    lines = trace.split("\n")
+    if FATAL.match(lines[0]) or GROUP_LAST.match(lines[-1]):
+        return True
+    last = max((index for index, line in enumerate(lines) if HEADER.match(line)), default=0)
+    return lines[-1].strip() not in CHAINS and any(line and not line[0].isspace() for line in lines[last + 1 :])
+
+
 def lines_of(text: str) -> Iterator[str]:
     """The text's lines. A traceback that stands behind a progress bar, which ends no line, begins one of its own."""
     for line in text.split("\n"):
@@ -133,7 +142,7 @@ def _heads(lines: Sequence[str], index: int) -> bool:
     if HEADER.match(line):
         return index + 1 == len(lines) or bool(lines[index + 1].strip())
     bare = line.startswith("  | ") and not (index and GROUP.match(lines[index - 1]))
-    return bare and GROUP_FIRST in lines[index:]
+    return bare and GROUP_FIRST in lines[index : index + NEAR_LINES]
 
 
 def _begins_within(lines: Sequence[str]) -> bool:

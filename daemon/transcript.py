@@ -2,7 +2,7 @@
 
 A worker's output goes to a file, so that it loses nothing when the daemon dies. Here that file is read on, about once a
 second while a worker lives: each line becomes an event, and a Python traceback becomes one. What is told is bounded,
-for each session; the rest is counted, and is in the file.
+for each session; the rest is counted. Nothing is left out that is not.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Final
 
 import msgspec
 
+from daemon import worklogs
 from daemon.plaintext import one_line
-from daemon.stories import WorkerNoise, WorkerOutput, WorkerSuppressed, WorkerTraceback
-from daemon.tracebacks import headline, lines_of, passages
+from daemon.stories import OutputLost, WorkerNoise, WorkerOutput, WorkerSuppressed, WorkerTraceback
+from daemon.tracebacks import has_exception, headline, lines_of, passages
 
 INTERVAL_S: Final = 1.0
 READ_BYTES: Final = 32 << 10  # of a session at once: what it printed beyond within one interval is left out
@@ -31,11 +32,13 @@ BURST_LINES: Final = 100  # of a session at once, and then
 LINES_PER_S: Final = 20.0
 BURST_TRACES: Final = 10
 TRACES_PER_S: Final = 0.2
-HELD_TICKS: Final = 1  # so long the end of a traceback is waited for
-ANCHOR_BYTES: Final = 512  # of what was read last: where it stands in a file that was trimmed, reading goes on
+HELD_TICKS: Final = 1  # so long more of a traceback is waited for
+HALF_TICKS: Final = 10  # and so long its exception
+ANCHOR_BYTES: Final = 512  # of what was read last: where it stands in a file that others cut, reading goes on
 SEARCH_BYTES: Final = 1 << 20
+COUNT_BYTES: Final = 4 << 20  # of what is passed over: some 10 ms. Of more, the lines in so much of it are counted
 
-Told = WorkerOutput | WorkerNoise | WorkerTraceback | WorkerSuppressed
+Told = WorkerOutput | WorkerNoise | WorkerTraceback | WorkerSuppressed | OutputLost
 
 # TensorFlow's C++, absl's before and after its initialisation, glog's: information and warnings, not errors.
 NOISE: Final = re.compile(
@@ -88,6 +91,7 @@ class _Heard:
     held: int = 0  # looks since the position stays before what may be half a traceback
     left_out_lines: int = 0
     left_out_bytes: int = 0
+    room: bool = True  # for what it prints
 
 
 class Transcript:
@@ -121,10 +125,21 @@ class Transcript:
         else:
             heard.inode, heard.position, heard.anchor = place.inode, place.position, place.anchor
 
+    def trimmed(self, session: str, cut_bytes: int) -> None:
+        """So much was cut off the beginning of the session's log: what was not told of it by now never will be."""
+        for heard in self._heard.values():
+            if heard.session == session:
+                if cut_bytes > heard.position:
+                    self._leave_out(heard, cut_bytes - heard.position, lines=1)
+                heard.position = max(0, heard.position - cut_bytes)
+                heard.anchor = heard.anchor[max(0, len(heard.anchor) - heard.position) :]
+        self._keep()
+
     def ended(self, generation: int) -> None:
         """The worker is gone: the last of what it printed is told now."""
         heard = self._heard.pop(generation, None)
         if heard is not None:
+            self._look_for_room(heard)
             self._listen(heard, last=True)
             self._keep()
 
@@ -157,9 +172,18 @@ class Transcript:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick) if self._heard else None
 
     def _listen_to_all(self) -> None:
+        for heard in self._heard.values():
+            self._look_for_room(heard)
         heard_more = [self._listen(heard) for heard in self._heard.values()]  # each of them
         if any(heard_more):
             self._keep()
+
+    def _look_for_room(self, heard: _Heard) -> None:
+        """Tell that there is none left: nobody sees what a worker could not write."""
+        folder = heard.path.parent
+        had, heard.room = heard.room, worklogs.room(folder)
+        if had and not heard.room:
+            self._tell(OutputLost(heard.session, heard.lane, heard.generation, str(folder)))
 
     # One log file
 
@@ -170,7 +194,7 @@ class Transcript:
             heard.seen = _look(found)
             heard.inode, heard.position = found.st_ino, found.st_size
             heard.anchor = fd.read(max(0, found.st_size - ANCHOR_BYTES), ANCHOR_BYTES)
-            heard.held = 0
+            heard.held = heard.left_out_lines = heard.left_out_bytes = 0
 
     def _listen(self, heard: _Heard, *, last: bool = False) -> bool:
         """Tell what was printed since; False where that is nothing. `last`: no line is waited for any more."""
@@ -202,11 +226,14 @@ class Transcript:
             else:
                 heard.position = behind
         if (skipped := size - heard.position - READ_BYTES) > 0:
-            self._pass_over(heard, skipped)
+            self._leave_out(heard, skipped, _lines(fd, heard.position, skipped))
+            heard.position += skipped
+            heard.anchor = b""
             amid = True
         data = fd.read(heard.position, READ_BYTES)
         if amid and (cut := data.find(b"\n") + 1):
-            self._pass_over(heard, cut)
+            self._leave_out(heard, cut, lines=1)
+            heard.position += cut
             heard.anchor = data[:cut][-ANCHOR_BYTES:]
             data = data[cut:]
         used = self._tell_lines(heard, data, last=last)
@@ -214,11 +241,9 @@ class Transcript:
         heard.anchor = (heard.anchor + data[:used])[-ANCHOR_BYTES:]
         return bool(used) or amid
 
-    def _pass_over(self, heard: _Heard, size: int) -> None:
-        heard.position += size
-        heard.anchor = b""
+    def _leave_out(self, heard: _Heard, size: int, lines: int) -> None:
         heard.left_out_bytes += size
-        heard.left_out_lines += 1
+        heard.left_out_lines += lines
 
     def _tell_lines(self, heard: _Heard, data: bytes, *, last: bool) -> int:
         """Tell the whole lines; how many bytes are done with."""
@@ -243,7 +268,8 @@ class Transcript:
                 self._tell_line(heard, pieces[passage.start], now)
                 continue
             open_end = not any(piece.strip() for piece in pieces[passage.end :])
-            may_wait = not last and heard.held < HELD_TICKS and (starts[passage.start] > 0 or len(data) < READ_BYTES)
+            ticks = HELD_TICKS if has_exception(passage.trace) else HALF_TICKS
+            may_wait = not last and heard.held < ticks and (starts[passage.start] > 0 or len(data) < READ_BYTES)
             if open_end and may_wait:
                 used = starts[passage.start]
                 heard.held = heard.held + 1 if used == 0 else 1
@@ -267,8 +293,7 @@ class Transcript:
             return
         noise = NOISE.match(text) is not None
         if not (heard.noise if noise else heard.lines).take(now):
-            heard.left_out_lines += 1
-            heard.left_out_bytes += len(text.encode("utf-8", "replace")) + 1
+            self._leave_out(heard, len(text.encode("utf-8", "replace")) + 1, lines=1)
             return
         kind = WorkerNoise if noise else WorkerOutput
         safe = one_line(CONTROL_SEQUENCE.sub("", text), LINE_CHARACTERS)
@@ -276,8 +301,7 @@ class Transcript:
 
     def _tell_trace(self, heard: _Heard, trace: str, now: float) -> None:
         if not heard.traces.take(now):
-            heard.left_out_lines += trace.count("\n") + 1
-            heard.left_out_bytes += len(trace.encode("utf-8", "replace")) + 1
+            self._leave_out(heard, len(trace.encode("utf-8", "replace")) + 1, trace.count("\n") + 1)
             return
         lines = [one_line(CONTROL_SEQUENCE.sub("", line), LINE_CHARACTERS) for line in trace.split("\n")]
         exception = one_line(headline("\n".join(lines)), LINE_CHARACTERS)
@@ -325,13 +349,21 @@ def _read_places(kept: Path) -> dict[str, Place]:
 
 
 def _behind(fd: _File, size: int, anchor: bytes) -> int | None:
-    """Where to go on in a file whose beginning was cut off; None where what was read last is not in it any more."""
-    for end in range(size, 0, -SEARCH_BYTES) if anchor else ():
-        begin = max(0, end - SEARCH_BYTES - len(anchor))
-        found = fd.read(begin, end - begin).rfind(anchor)
+    """Where to go on in a file whose beginning others cut off; None where what was read last is not in it any more.
+
+    What repeats itself has several such places. The first of them: something may be told twice, and nothing is missed.
+    """
+    for begin in range(0, size, SEARCH_BYTES) if anchor else ():
+        found = fd.read(begin, SEARCH_BYTES + len(anchor) - 1).find(anchor)
         if found >= 0:
             return begin + found + len(anchor)
     return None
+
+
+def _lines(fd: _File, position: int, size: int) -> int:
+    """How many lines end there; at least so many, where that is much."""
+    end = position + min(size, COUNT_BYTES)
+    return sum(fd.read(at, min(SEARCH_BYTES, end - at)).count(b"\n") for at in range(position, end, SEARCH_BYTES))
 
 
 def _last_written(line: str) -> str:

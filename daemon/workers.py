@@ -104,13 +104,14 @@ class Crew:
     """Every worker of this daemon, by generation. What is asked of one that is gone does nothing: its exit was told.
 
     post: gets each fact, stamped, on the event loop. logs: the folder of the sessions' log files. born: told of each
-    process as soon as there is one.
+    process as soon as there is one. trimmed: told of a session's log, and how many bytes were cut off its beginning.
     """
 
     nursery: Starts
     post: Callable[[Event], None]
     logs: Path
     born: Callable[[Alive], None] = field(default=lambda _: None)
+    trimmed: Callable[[str, int], None] = field(default=lambda _, __: None)
     rejoin: messages.Rejoin | None = None
     log_limit_bytes: int = LOG_LIMIT_BYTES
     method: priority.Method = field(default_factory=priority.probe)
@@ -282,7 +283,7 @@ class Crew:
         self._tell_progress(worker)
         self._let_go(worker)
         del self._living[worker.generation]
-        worklogs.trim(worker.log, self.log_limit_bytes)
+        self._trim_log(worker)
         self.post(Exited(time.monotonic(), worker.generation, status, reason))
 
     def _let_go(self, worker: _Living) -> None:
@@ -337,7 +338,7 @@ class Crew:
             worker.timer = None
         if worker.progress is not None:
             (at, said), worker.progress = worker.progress, None
-            worker.told_at = at
+            worker.told_at = time.monotonic()  # not `at`: what waited in a burst would make its interval short
             done = max(said.done, said.cursor)  # a program may commit an item before it counts it
             self.post(Progress(at, worker.generation, done, said.cursor, said.total, said.rss_bytes, said.errors))
 
@@ -380,8 +381,12 @@ class Crew:
 
     def _trim(self) -> None:
         for worker in self._living.values():
-            worklogs.trim(worker.log, self.log_limit_bytes)
+            self._trim_log(worker)
         self._trimming = asyncio.get_running_loop().call_later(TRIM_INTERVAL_S, self._trim) if self._living else None
+
+    def _trim_log(self, worker: _Living) -> None:
+        if cut_bytes := worklogs.trim(worker.log, self.log_limit_bytes):
+            self.trimmed(worker.session, cut_bytes)
 
 
 def _tier_name(tier: Tier) -> messages.TierName:

@@ -64,21 +64,34 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def trim(path: Path, limit_bytes: int) -> bool:
-    """Keep the newest half of `limit_bytes` of a file that is longer, from the start of a line; True if it was.
+def room(directory: Path) -> bool:
+    """Whether a line that a worker prints finds a place on the directory's disk. Where that is not known: yes."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return True
+    free = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    return free > 0 or found.f_blocks == 0  # some file systems count no blocks
 
-    In place, since the worker holds the file open: what it writes within these microseconds may be lost, as with
-    any log that is truncated under its writer. No file, or a full disk: nothing is done.
+
+def trim(path: Path, limit_bytes: int) -> int:
+    """Keep the newest half of `limit_bytes` of a file that is longer, from the start of a line.
+
+    How many bytes were cut off its beginning; 0: it stays as it is. In place, since the worker holds the file open:
+    what it writes within these microseconds may be lost, as with any log that is truncated under its writer. No file,
+    or a full disk: nothing is done.
     """
     try:
         with path.open("r+b") as log:
-            if log.seek(0, os.SEEK_END) <= limit_bytes:
-                return False
-            log.seek(-(limit_bytes // 2), os.SEEK_END)
+            end = log.seek(0, os.SEEK_END)
+            if end <= limit_bytes:
+                return 0
+            begin = log.seek(end - limit_bytes // 2)
             tail = log.read()
+            cut = tail.find(b"\n") + 1
             log.truncate(0)
             log.seek(0)
-            log.write(tail[tail.find(b"\n") + 1 :])
+            log.write(tail[cut:])
     except OSError:
-        return False
-    return True
+        return 0
+    return begin + cut

@@ -11,6 +11,7 @@
 #   TENSORFLOW  what pip installs for sessions with a model, as tensorflow[and-cuda]; empty: nothing
 #               (a version that batond is tested with)
 set -eu
+umask 022 # whatever the caller's is: every user runs what is installed
 
 PYTHON=${PYTHON:-/usr/bin/python3}
 PREFIX=${PREFIX:-/usr/local}
@@ -18,6 +19,8 @@ DESTDIR=${DESTDIR:-}
 TENSORFLOW=${TENSORFLOW-default}
 HOME_DIR=/opt/batond
 VENV=$DESTDIR$HOME_DIR
+NEW=$VENV.new
+OLD=$VENV.old
 CONFIG=$DESTDIR/etc/batond/batond.toml
 DOC=$DESTDIR$PREFIX/share/doc/batond
 UNITS=$DESTDIR$PREFIX/lib/systemd/system
@@ -48,32 +51,43 @@ print(next((str(folder) for folder in sorted(folders) if not folder.stat().st_mo
 PY
   )
   [ -z "$closed" ] || die "the service's user cannot run '$PYTHON': $closed is closed to others; name another: make install PYTHON=/usr/bin/python3"
+  [ -e "$VENV" ] || [ ! -e "$OLD" ] || mv "$OLD" "$VENV" # an earlier run died between the two steps of swap()
+  # Beside the one that is there, which stays, and works, until this one does.
   say "making $VENV with $("$PYTHON" -V)"
   mkdir -p "$(dirname "$VENV")"
-  "$PYTHON" -m venv --clear "$VENV"
-  # From a copy: a build leaves folders behind, and what an earlier one left would be installed too.
   copy=$(mktemp -d)
-  trap 'rm -rf "$copy"' EXIT
+  trap 'rm -rf "$copy" "$NEW"' EXIT
+  "$PYTHON" -m venv --clear "$NEW"
+  # From a copy: a build leaves folders behind, and what an earlier one left would be installed too.
   (cd "$SOURCE" && cp -R pyproject.toml README.md LICENSE baton.py states daemon "$copy")
-  pip="$VENV/bin/python -m pip install --quiet --disable-pip-version-check --no-compile"
+  pip="$NEW/bin/python -m pip install --quiet --disable-pip-version-check --no-compile"
   case $TENSORFLOW in
     default) say "installing batond and TensorFlow (large: some minutes)"; $pip "$copy[worker,timeline]" ;;
     '') say "installing batond without TensorFlow"; $pip "$copy[timeline]" ;;
     *) say "installing batond and $TENSORFLOW"; $pip "$copy[timeline]" numpy "$TENSORFLOW" ;;
   esac
-  # What is in a package must not say where it was put together.
-  if [ -n "$DESTDIR" ]; then
-    grep -rlIF "$VENV" "$VENV/bin" "$VENV/pyvenv.cfg" | while IFS= read -r file; do
-      sed -i "s|$VENV|$HOME_DIR|g" "$file"
-    done
-  fi
+  for module in daemon daemon.cli; do
+    "$NEW/bin/python" -P -m "$module" --version >/dev/null || die "what was installed does not run; $VENV is as it was"
+  done
   # Made by the version of click that is there: it is also what answers them.
-  mkdir -p "$VENV/share/completions"
+  mkdir -p "$NEW/share/completions"
   for shell in bash zsh fish; do
-    _BATONCTL_COMPLETE=${shell}_source "$VENV/bin/python" -P -m daemon.cli >"$VENV/share/completions/batonctl.$shell"
+    _BATONCTL_COMPLETE=${shell}_source "$NEW/bin/python" -P -m daemon.cli >"$NEW/share/completions/batonctl.$shell"
+  done
+  # It is to run at another place than where it was made, and must not say where that was.
+  grep -rlIF "$NEW" "$NEW/bin" "$NEW/pyvenv.cfg" | while IFS= read -r file; do
+    sed -i "s|$NEW|$HOME_DIR|g" "$file"
   done
   # The service may not write here, so what is compiled is compiled now. Files for other versions of Python do not matter.
-  "$VENV/bin/python" -m compileall -q -j 0 ${DESTDIR:+-s "$DESTDIR"} -p / "$VENV"/lib/python*/site-packages >/dev/null 2>&1 || true
+  "$NEW/bin/python" -m compileall -q -f -j 0 -s "$NEW" -p "$HOME_DIR" "$NEW"/lib/python*/site-packages >/dev/null 2>&1 || true
+  swap
+}
+
+swap() {
+  rm -rf "$OLD"
+  [ ! -e "$VENV" ] || mv "$VENV" "$OLD"
+  mv "$NEW" "$VENV"
+  rm -rf "$OLD"
 }
 
 put() { # MODE SOURCE TARGET: with the prefix that was chosen
@@ -124,10 +138,17 @@ completions() { # SHELL LINK
   echo "fish $PREFIX/share/fish/vendor_completions.d/batonctl.fish"
 }
 
+left() { # what runs in the service, where no daemon does any more: `batonctl shutdown --leave-running` leaves its workers
+  group=system.slice/batond.service/cgroup.procs
+  cat /sys/fs/cgroup/$group /sys/fs/cgroup/systemd/$group /sys/fs/cgroup/unified/$group 2>/dev/null | sort -nu | paste -sd ' '
+}
+
 remove() {
   if live; then
     # Also the socket, or the next client would start what is being removed. It drains first, and that takes its time.
     systemctl disable --now batond.socket batond.service 2>/dev/null || true
+    left=$(left)
+    [ -z "$left" ] || die "sessions run on without batond (processes $left), with what is to be removed: \`systemctl start batond\` takes them back; then again, and they are drained"
   fi
   if cmp -s "$CONFIG" "$DOC/batond.toml"; then
     rm -f "$CONFIG"
@@ -143,7 +164,7 @@ remove() {
   rmdir "$UNITS/batond.service.d" 2>/dev/null || true
   rm -f "$DESTDIR$PREFIX/lib/sysusers.d/batond.conf" "$DESTDIR$PREFIX/lib/tmpfiles.d/batond.conf"
   completions | while read -r _ link; do rm -f "$DESTDIR$link"; done
-  rm -rf "$DOC" "$VENV" "$DESTDIR/var/cache/batond"
+  rm -rf "$DOC" "$VENV" "$NEW" "$OLD" "$DESTDIR/var/cache/batond"
   if live; then
     rm -rf /run/batond
     systemctl daemon-reload

@@ -19,6 +19,12 @@ from daemon.results import VersionResult
 T = TypeVar("T", bound=msgspec.Struct)
 CONNECT_TIMEOUT_S = 5.0
 START = "start it with `batond`, or name its --socket"
+SERVICE_SOCKET = "/run/batond/control.sock"
+SERVICE_START = "start it with `systemctl start batond.socket`, or name another --socket"
+# Where systemd looks for it, and where an installation puts it.
+SERVICE_UNITS = tuple(
+    f"{folder}/systemd/system/batond.socket" for folder in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+)
 ANSWER_TIMEOUT_S = 60.0
 SUBMIT_TIMEOUT_S = 900.0  # models are looked into, one after the other, by a process with TensorFlow
 
@@ -28,16 +34,25 @@ class UnreachableError(Exception):
 
 
 def find_socket(given: str | None, environ: Mapping[str, str]) -> str:
-    """The socket to talk to: the one given, else the first that exists of the places a daemon takes (see config)."""
+    """The socket to talk to: the one given, else the first that exists of the places a daemon takes (see config).
+
+    Where none does, the service's if it is installed: nobody is to start a second daemon beside it.
+    """
     if given:
         return given
     state = environ.get("XDG_STATE_HOME") or environ.get("HOME", "") + "/.local/state"
-    paths = [state + "/batond/control.sock", "/run/batond/control.sock"]
+    paths = [state + "/batond/control.sock", SERVICE_SOCKET]
     if session := environ.get("XDG_RUNTIME_DIR"):
         paths.insert(0, session + "/batond/control.sock")
     if runtime := environ.get("RUNTIME_DIRECTORY"):
         paths.insert(0, runtime.split(":")[0] + "/control.sock")
-    return next((path for path in paths if os.path.exists(path)), paths[0])  # noqa: PTH110 pathlib costs 10 ms
+    there = next((path for path in paths if os.path.exists(path)), None)  # noqa: PTH110 pathlib costs 10 ms
+    return there or (SERVICE_SOCKET if of_service(SERVICE_SOCKET) else paths[0])
+
+
+def of_service(path: str) -> bool:
+    """Whether systemd holds the socket at this path, or would: batond is installed as a service, running or not."""
+    return path == SERVICE_SOCKET and any(os.path.exists(unit) for unit in SERVICE_UNITS)  # noqa: PTH110
 
 
 class Client:
@@ -59,7 +74,7 @@ class Client:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            raise self._unreachable(_why(error), _remedy(error)) from None
+            raise self._unreachable(_why(error), _remedy(error, path)) from None
 
     def _unreachable(self, why: str, remedy: str = START) -> UnreachableError:
         return UnreachableError(f"cannot reach batond at {self.path}: {why}; {remedy}")
@@ -185,7 +200,9 @@ def _why(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def _remedy(error: OSError) -> str:
+def _remedy(error: OSError, path: str) -> str:
     if isinstance(error, PermissionError):
         return "whoever is in its group may: `usermod -aG GROUP USER`, and log in again"
-    return "try again" if error.errno == errno.EAGAIN else START
+    if error.errno == errno.EAGAIN:
+        return "try again"
+    return SERVICE_START if of_service(path) else START

@@ -1,8 +1,9 @@
-"""What the shell offers at a Tab for names of sessions and lanes. Silent where there is no daemon to ask."""
+"""What the shell offers at a Tab for names of sessions and lanes. Silent where there is no daemon; starts none."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -10,10 +11,11 @@ import click
 import msgspec
 
 from daemon import results, wire
-from daemon.ctl.client import Client, UnreachableError, find_socket
+from daemon.ctl.client import Client, UnreachableError, find_socket, of_service
 
 PATIENCE_S = 2.0  # somebody waits with a finger on the key
 MOST = 500  # more names than that are no help
+NOT_ACTIVE = 3  # an exit status of `systemctl is-active`
 
 Completion: TypeAlias = Callable[[click.Context, click.Parameter, str], list[str]]
 
@@ -43,11 +45,29 @@ def lanes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
 
 
 def _asked(ctx: click.Context, names: Callable[[Client], Iterable[str]], incomplete: str) -> list[str]:
+    path = find_socket(ctx.find_root().params.get("socket"), os.environ)
+    if of_service(path) and _inactive():
+        return []
     try:
-        client = Client(find_socket(ctx.find_root().params.get("socket"), os.environ))
+        client = Client(path)
         try:
             return [name for name in names(client) if name.startswith(incomplete)][:MOST]
         finally:
             client.close()
     except (UnreachableError, wire.Refusal, msgspec.DecodeError):  # a line of it would lie across what is being typed
         return []
+
+
+def _inactive() -> bool:
+    """Whether systemd says that no daemon serves: it would start one for whoever connects."""
+    try:
+        asked = subprocess.run(
+            ["systemctl", "is-active", "--quiet", "batond.service"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == NOT_ACTIVE

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -19,7 +21,8 @@ import msgspec
 
 from daemon import priority
 from daemon.config import Config, Problems, load
-from daemon.ctl.client import Client, UnreachableError
+from daemon.ctl.client import Client, UnreachableError, of_service
+from daemon.database import DATABASE
 from daemon.devices import Devices
 from daemon.launchers import own_environment
 from daemon.nursery import PRELOAD
@@ -29,6 +32,7 @@ from daemon.wire import Params, Refusal
 State: TypeAlias = Literal["ok", "warn", "fail"]
 
 UNIT: Final = "batond.service"
+JOURNAL: Final = "see `journalctl -u batond`"
 IMPORT_TIMEOUT_S: Final = 180.0
 ASK_TIMEOUT_S: Final = 10.0
 LITTLE_BYTES: Final = 256 << 20  # free space that a day of history and logs may take
@@ -57,8 +61,14 @@ class Check(msgspec.Struct, frozen=True):
 def examine(socket: str, environ: Mapping[str, str]) -> list[Check]:
     """Every check, in the order in which a daemon would stumble. socket: where its clients look for it."""
     unit = _unit()
-    checks = [_python(), *_tensorflow(), _gpu(), _cpu_share(), *_files(_environment(unit, environ)), _socket(socket)]
-    return [*checks, _service(unit)]
+    checks = [_python(), *_tensorflow(), _gpu(), _cpu_share()]
+    # Root asks about the service, where there is one, and anybody else about a daemon of their own.
+    if os.geteuid() == 0 and unit is not None and unit.get("LoadState") == "loaded":
+        with _as_user(unit.get("User", "")) as home:
+            checks += _files(_environment(home))
+    else:
+        checks += _files(environ)
+    return [*checks, _socket(socket), _service(unit)]
 
 
 def _python() -> Check:
@@ -140,21 +150,36 @@ def _folder(key: str, config: Config) -> Check:
         if not stat.S_ISDIR(found.st_mode):
             return Check(key, "fail", f"{folder} is no folder", f"set {key} to one")
         free = shutil.disk_usage(folder).free
+        closed = _closed(folder)
     except FileNotFoundError:
         return Check(key, "ok", f"{folder} is not there yet; the first start makes it")
     except OSError as error:
-        look = f"cannot look at {folder} as this user: {error.strerror}"
+        look = f"user {os.geteuid()} cannot look at {folder}: {error.strerror}"
+        if os.getuid() == 0:
+            return Check(key, "fail", look, "open it to that user, whose daemon it is")
         return Check(key, "warn", look, "ask as root, or as batond's user")
     if found.st_mode & stat.S_IWOTH:
         return Check(key, "fail", f"{folder} can be written by everybody", f"chmod o-w {folder}")
-    if found.st_uid == os.geteuid() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return Check(key, "fail", f"{folder} cannot be written by its owner", f"chmod u+rwx {folder}")
+    if closed is not None:
+        certain = os.getuid() == 0 or found.st_uid == os.geteuid()
+        remedy = "give it to that user (chown, chmod u+rwX), on a file system that is mounted writable"
+        text = f"user {os.geteuid()} may not write {closed}"
+        return Check(key, "fail", text, remedy) if certain else Check(key, "warn", text, "ask as root, or its owner")
     if free < LITTLE_BYTES:
         return Check(key, "warn", f"{folder}: {free >> 20} MiB are free", "make room: without, nothing new is started")
     return Check(key, "ok", f"{folder}, {free >> 30} GiB free")
 
 
+def _closed(folder: Path) -> Path | None:
+    """What of a folder of the daemon's this user may not write; None: nothing. Raises OSError."""
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        return folder
+    files = sorted(folder.glob(f"{DATABASE}*"))
+    return next((file for file in files if not os.access(file, os.R_OK | os.W_OK, effective_ids=True)), None)
+
+
 def _socket(path: str) -> Check:
+    held = of_service(path)
     try:
         with Client(path) as client:
             answer = client.call("version", Params(), VersionResult, ASK_TIMEOUT_S)
@@ -163,10 +188,15 @@ def _socket(path: str) -> Check:
         try:
             found = there.lstat()
         except OSError:
-            return Check("socket", "warn", f"no daemon at {path}", "start it: `batond`, or systemctl start batond")
+            start = "systemctl start batond.socket batond.service" if held else "`batond`"
+            return Check("socket", "warn", f"no daemon at {path}", f"start it: {start}")
         who = f"{stat.filemode(found.st_mode)} user {found.st_uid} group {found.st_gid}"
-        return Check("socket", "fail", f"{error} ({who})", "be in its group, or remove what a dead daemon left")
-    except (Refusal, msgspec.DecodeError) as error:
+        else_ = f"{JOURNAL}; its file is systemd's and stays" if held else "remove what a dead daemon left"
+        return Check("socket", "fail", f"{error} ({who})", f"be in its group, or {else_}")
+    except Refusal as error:
+        said = "; ".join((error.message, *error.problems))
+        return Check("socket", "fail", f"what answers at {path} refuses: {said}", JOURNAL if held else "see its log")
+    except msgspec.DecodeError as error:
         return Check("socket", "fail", f"what answers at {path} is no batond: {error}", "name another by --socket")
     return Check("socket", "ok", f"batond {answer.version} (pid {answer.pid}) answers at {path}")
 
@@ -174,35 +204,62 @@ def _socket(path: str) -> Check:
 def _service(unit: Mapping[str, str] | None) -> Check:
     if unit is None:
         return Check("systemd", "ok", "no systemd runs here")
-    if unit.get("LoadState") != "loaded":
+    if "LoadState" not in unit:
+        return Check("systemd", "warn", f"cannot ask systemd for {UNIT}: {unit['Error']}", "ask as root")
+    if unit["LoadState"] != "loaded":
         return Check("systemd", "ok", f"{UNIT} is not installed (`make install` does that)")
     state = unit.get("ActiveState", "")
     said = f"{UNIT} is {state}" + (f": {unit['StatusText']}" if unit.get("StatusText") else "")
     if state in ("active", "reloading"):
         return Check("systemd", "ok", said)
     if state == "failed":
-        remedy = "see `journalctl -u batond`; then `systemctl reset-failed batond.socket batond.service` and start it"
+        remedy = f"{JOURNAL}; then `systemctl reset-failed batond.socket batond.service` and start it"
         return Check("systemd", "fail", f"{said} ({unit.get('Result', '')})", remedy)
+    if unit.get("SubState", "").startswith("auto-restart"):
+        again = f"{UNIT} ends whenever it is started, and is started again ({unit.get('NRestarts')} times so far)"
+        return Check("systemd", "fail", again, JOURNAL)
+    if state != "inactive":  # it starts, or stops
+        return Check("systemd", "warn", said, f"ask again; where that stays, {JOURNAL}")
     return Check("systemd", "warn", said, "systemctl start batond.socket batond.service")
 
 
 def _unit() -> Mapping[str, str] | None:
-    """What systemd says of the unit; None where there is no systemd."""
+    """What systemd says of the unit, or `Error`: why it says nothing; None where there is no systemd."""
     if not Path("/run/systemd/system").is_dir():
         return None
-    wanted = "--property=LoadState,ActiveState,Result,StatusText,User"
+    wanted = "--property=LoadState,ActiveState,SubState,NRestarts,Result,StatusText,User"
     try:
         done = subprocess.run(
             ["systemctl", "show", wanted, UNIT], capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=False
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"Error": str(error)}
+    if done.returncode != 0:
+        return {"Error": done.stderr.strip() or f"systemctl exited with {done.returncode}"}
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
-def _environment(unit: Mapping[str, str] | None, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Where the daemon in question finds its files: root asks about the service, where there is one."""
-    if os.geteuid() != 0 or unit is None or unit.get("LoadState") != "loaded":
-        return environ
+@contextmanager
+def _as_user(name: str) -> Iterator[str]:
+    """As this user, as far as files go; gives its home. What root may do says nothing of what the daemon may."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        yield ""
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.initgroups(name, user.pw_gid)
+    os.setegid(user.pw_gid)
+    os.seteuid(user.pw_uid)
+    try:
+        yield user.pw_dir
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def _environment(home: str) -> Mapping[str, str]:
+    """Where the service finds its files."""
     places = {"STATE": "/var/lib", "CACHE": "/var/cache", "LOGS": "/var/log", "RUNTIME": "/run"}
-    return {**environ, **{f"{name}_DIRECTORY": f"{place}/batond" for name, place in places.items()}}
+    return {"HOME": home, **{f"{name}_DIRECTORY": f"{place}/batond" for name, place in places.items()}}

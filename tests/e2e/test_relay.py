@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -370,6 +371,31 @@ def test_without_a_terminal_a_hangup_reads_the_configuration_again(batond: Baton
     batond.ended("a")
     assert batond.rows("a") == list(range(1000))
     assert len(batond.told("session.started", session="a")) == 1
+
+
+def test_a_daemon_that_stops_refuses_a_reload_in_the_log_and_its_last_word_is_that_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hangup has nobody else to tell; and a service manager shows the last status for as long as it is down."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(0.2)
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
+        with Batond(tmp_path, "--launcher", "exec", settings="[limits]\nexit_timeout_s = 2.0\n") as batond:
+            batond.submit(stand_in("a", batond.folder, "--item-ms", "5", "--never-exit-after-commit", items=1000))
+            batond.event("session.started", session="a")
+            batond.process.send_signal(signal.SIGTERM)
+            batond.event("daemon.stopping")
+            batond.process.send_signal(signal.SIGHUP)
+            assert batond.event("config.refused")["reasons"] == ["cannot reload: batond is stopping"]
+            said: list[str] = []
+            while "STATUS=Stopped; 1 queued" not in said:
+                over = batond.process.poll() is not None
+                try:
+                    said += manager.recv(4096).decode().splitlines()
+                except TimeoutError:
+                    assert not over, said
+            assert batond.process.wait(60) == 0
 
 
 def test_a_submission_is_queued_whole_or_not_at_all(batond: Batond) -> None:

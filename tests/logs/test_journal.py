@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
     listener.socket.close()
 
 
-def log_to(listener: Listener, **options: int) -> Log:
+def log_to(listener: Listener, **options: Any) -> Log:
     return Log(style="journal", journal_socket=str(listener.path), **options)
 
 
@@ -158,6 +159,39 @@ def test_a_journal_that_is_restarted_loses_nothing(listener: Listener, monkeypat
     listener.open()
     assert [listener.entry()["BATON_SEQ"] for _ in range(2)] == ["2", "3"]
     assert log.close()
+
+
+def test_what_did_not_get_out_at_the_end_is_what_the_next_log_begins_with(
+    listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one came between that nobody read: nor was it told then, nor is it forgotten."""
+    monkeypatch.setattr(backlog, "RETRY_S", 0.05)
+    lost = tmp_path / "lost"
+    log = log_to(listener, lost=lost)
+    log.emit(MOVED, 1)
+    assert listener.entry()["BATON_SEQ"] == "1"
+    listener.socket.close()
+    listener.path.unlink()
+    for number in (2, 3, 4):
+        log.emit(MOVED, number)
+    assert not log.close()
+    with Path(os.devnull).open("wb") as nowhere:
+        unread = Log(nowhere.fileno(), lost=lost)
+        unread.emit(MOVED, 5)
+        assert unread.close()
+    closed = Log(1 << 20, lost=lost)  # no such descriptor
+    closed.emit(MOVED, 6)
+    assert not closed.close()
+    listener.open()
+    for expected in ("log.dropped", "lane.moved"):
+        log = log_to(listener, lost=lost)
+        log.emit(MOVED, 6)
+        line = json.loads(listener.entry()["MESSAGE"])
+        assert line["event"] == expected, "told, and told once"
+        assert line.get("lines") == (4 if expected == "log.dropped" else None)
+        if expected == "log.dropped":
+            assert listener.entry()["BATON_SEQ"] == "6"
+        assert log.close()
 
 
 def test_where_no_journal_listens_it_is_refused_in_a_line(tmp_path: Path) -> None:

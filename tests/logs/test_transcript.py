@@ -42,9 +42,29 @@ class House:
         with self.log.open("ab") as file:
             file.write(data.encode() if isinstance(data, str) else data)
 
+    def trim(self, limit_bytes: int) -> None:
+        """As the crew does, and tells of it."""
+        cut_bytes = worklogs.trim(self.log, limit_bytes)
+        assert cut_bytes
+        self.call("trimmed", "a", cut_bytes)
+
     @property
     def lines(self) -> list[str]:
         return [each.text for each in self.told if isinstance(each, WorkerOutput)]
+
+    @property
+    def traces(self) -> list[WorkerTraceback]:
+        return [each for each in self.told if isinstance(each, WorkerTraceback)]
+
+    @property
+    def left_out(self) -> list[WorkerSuppressed]:
+        return [each for each in self.told if isinstance(each, WorkerSuppressed)]
+
+    @property
+    def accounted_bytes(self) -> int:
+        """Of what was printed: told, or said to be left out."""
+        told = [*self.lines, *(each.trace for each in self.traces)]
+        return sum(len(text) + 1 for text in told) + sum(each.size_bytes for each in self.left_out)
 
 
 @pytest.fixture
@@ -86,8 +106,29 @@ def test_a_traceback_is_one_event_also_where_it_comes_in_two_parts(house: House)
     house.prints(TRACE[60:])
     house.call("ended", 1)
     assert house.lines == ["before"]
-    (trace,) = (each for each in house.told if isinstance(each, WorkerTraceback))
+    (trace,) = house.traces
     assert (trace.trace, trace.exception) == (TRACE.strip(), "ValueError: no")
+
+
+def test_a_traceback_whose_exception_is_late_is_waited_for(house: House) -> None:
+    house.call("begin", "a", "cpu", 1)
+    house.prints(TRACE[:60])
+    for _ in range(5):
+        house.look()
+    assert house.told == []
+    house.prints(TRACE[60:])
+    for _ in range(3):
+        house.look()
+    assert [(each.trace, each.exception) for each in house.traces] == [(TRACE.strip(), "ValueError: no")]
+    assert house.lines == []
+
+
+def test_a_traceback_whose_exception_never_comes_is_told_in_the_end(house: House) -> None:
+    house.call("begin", "a", "cpu", 1)
+    house.prints(TRACE[:60])
+    for _ in range(transcript.HALF_TICKS + 1):
+        house.look()
+    assert len(house.told) == 1
 
 
 def test_a_traceback_is_told_while_the_worker_goes_on_in_silence(house: House) -> None:
@@ -109,14 +150,16 @@ def test_of_a_flood_a_part_is_told_and_the_rest_counted(house: House) -> None:
     house.call("begin", "a", "cpu", 1)
     house.prints("".join(f"{number}\n" for number in range(1000)))
     house.look()
-    (left_out,) = (each for each in house.told if isinstance(each, WorkerSuppressed))
+    (left_out,) = house.left_out
     assert 100 <= len(house.lines) < 200
     assert len(house.lines) + left_out.lines == 1000
     size = house.log.stat().st_size
     house.prints("".join(f"line {number}\n" for number in range(100_000)) + TRACE)
+    told = len(house.lines)
     house.call("ended", 1)
-    counted = sum(each.size_bytes for each in house.told if isinstance(each, WorkerSuppressed))
-    assert counted > house.log.stat().st_size - size - transcript.READ_BYTES
+    assert house.left_out[-1].size_bytes > house.log.stat().st_size - size - transcript.READ_BYTES
+    assert len(house.lines) - told + house.left_out[-1].lines == 100_000, "each of them, not each block"
+    assert house.accounted_bytes == house.log.stat().st_size
     assert isinstance(house.told[-2], WorkerTraceback), "what it died of is not lost in what it printed"
 
 
@@ -127,11 +170,52 @@ def test_a_log_that_is_trimmed_is_read_on_where_it_was(house: House) -> None:
         house.prints(f"{number} {'x' * 300}\n")
     house.look()
     size = house.log.stat().st_size
-    assert worklogs.trim(house.log, 8000)
+    house.trim(8000)
     house.prints("".join(f"{number} {'y' * 300}\n" for number in range(40, 80)))
     assert house.log.stat().st_size > size
     house.look()
     assert [int(line.split()[0]) for line in house.lines] == list(range(80))
+
+
+@pytest.mark.parametrize("read_first", [100_000, 140_000])
+def test_a_log_that_is_trimmed_and_repeats_itself_is_read_on_where_it_was(house: House, read_first: int) -> None:
+    """All that it holds looks like what was read last, and no byte is lost unsaid: also not one cut off unread."""
+    line = "step: loss nan\n"
+    house.call("begin", "a", "cpu", 1)
+    house.prints(line * read_first)
+    house.look()
+    printed = line * 50_000 + TRACE + line * 60
+    house.prints(printed)
+    house.trim(1 << 20)
+    house.call("ended", 1)
+    assert [each.exception for each in house.traces] == ["ValueError: no"]
+    assert house.accounted_bytes == read_first * len(line) + len(printed)
+
+
+def test_a_trim_is_known_to_the_next_daemon(house: House) -> None:
+    line = "again\n"
+    house.call("begin", "a", "cpu", 1)
+    house.prints(line * 4000)
+    house.look()
+    house.trim(12_000)  # and then it is killed
+    house.prints(TRACE + line * 1000)
+    before = house.accounted_bytes
+    house.next_daemon()
+    house.call("resume", "a", "cpu", 1)
+    house.call("ended", 1)
+    assert len(house.traces) == 1
+    assert house.accounted_bytes - before == len(TRACE + line * 1000), "and nothing twice"
+
+
+def test_a_log_that_somebody_else_cut_and_that_repeats_itself_is_rather_told_twice(house: House) -> None:
+    line = "again and again\n"
+    house.call("begin", "a", "cpu", 1)
+    house.prints(line * 1000)
+    house.look()
+    assert worklogs.trim(house.log, 8000)
+    house.prints(TRACE + line * 400)
+    house.look()
+    assert len(house.traces) == 1
 
 
 def test_the_next_daemon_goes_on_where_this_one_was(house: House) -> None:
@@ -144,8 +228,9 @@ def test_the_next_daemon_goes_on_where_this_one_was(house: House) -> None:
     house.look()
     assert house.lines == ["one", "two"]
     house.call("close")
+    house.prints("of another worker\n")
     house.next_daemon()
-    house.call("resume", "a", "cpu", 2)  # another worker: what stands there is not its
+    house.call("resume", "a", "cpu", 2)  # what stands there is not its
     house.look()
     assert house.lines == ["one", "two"]
 

@@ -230,6 +230,18 @@ def test_an_output_that_cannot_be_written_is_one_line(stage: Stage, arguments: t
     assert (done.returncode, done.stderr) == (1, said)
 
 
+def test_a_file_that_cannot_be_used_is_named_and_not_called_an_output(tmp_path: Path) -> None:
+    """What no command has words of its own for."""
+    text = (
+        "import sys\nfrom daemon import cli\nsys.argv = ['batonctl', 'fails']\n"
+        "@cli.batonctl.command()\ndef fails(): open(sys.executable + '/below')\n"
+        "cli.main()"
+    )
+    done = subprocess.run((sys.executable, "-c", text), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    said = f"batonctl: cannot use {sys.executable}/below: Not a directory\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
 @pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("version",)])
 def test_an_output_that_nobody_reads_is_silent(stage: Stage, arguments: tuple[str, ...]) -> None:
     submitted(stage, "a")
@@ -289,8 +301,9 @@ def test_a_daemon_that_stays_busy_is_said_to_be(tmp_path: Path, monkeypatch: pyt
     assert str(found.value) == f"cannot reach batond at {tmp_path}/s: it is busy; try again"
 
 
-def test_the_socket_is_looked_for_where_daemons_put_it(tmp_path: Path) -> None:
+def test_the_socket_is_looked_for_where_daemons_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, state = tmp_path / "run", tmp_path / "state"
+    monkeypatch.setattr(client, "SERVICE_UNITS", ())
     env = {"XDG_RUNTIME_DIR": str(run), "XDG_STATE_HOME": str(state), "HOME": str(tmp_path)}
     assert find_socket(None, env) == f"{run}/batond/control.sock"  # what is named when there is none
     for folder in (state, run):
@@ -299,6 +312,27 @@ def test_the_socket_is_looked_for_where_daemons_put_it(tmp_path: Path) -> None:
         assert find_socket(None, env) == f"{folder}/batond/control.sock"
     assert find_socket(None, env | {"RUNTIME_DIRECTORY": f"{tmp_path}:/x"}) == f"{run}/batond/control.sock"
     assert find_socket("/given", env) == "/given"
+
+
+def test_where_batond_is_a_service_its_socket_is_named_and_how_systemd_starts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not `batond`, which would be a second daemon on the same device."""
+    unit, path = tmp_path / "batond.socket", str(tmp_path / "run" / "control.sock")
+    monkeypatch.setattr(client, "SERVICE_SOCKET", path)
+    monkeypatch.setattr(client, "SERVICE_UNITS", (str(unit),))
+    env = {"HOME": str(tmp_path)}
+    assert find_socket(None, env) == f"{tmp_path}/.local/state/batond/control.sock"
+    unit.touch()
+    assert find_socket(None, env) == path
+    with pytest.raises(client.UnreachableError) as found:
+        client.Client(path)
+    assert str(found.value) == (
+        f"cannot reach batond at {path}: there is no socket; "
+        "start it with `systemctl start batond.socket`, or name another --socket"
+    )
+    with pytest.raises(client.UnreachableError, match="start it with `batond`, or name its --socket"):
+        client.Client(f"{tmp_path}/other.sock")
 
 
 # Small and fast

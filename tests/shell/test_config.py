@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -99,6 +100,38 @@ def test_the_file_is_systemds_else_xdgs(tmp_path: Path, monkeypatch: pytest.Monk
         chosen = without_xdg if place.is_relative_to(home) else env
         assert config.find(chosen) == place / "batond.toml"
         assert config.load(env=chosen).state_dir == place / "state"
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda place: place.mkdir(), "Is a directory"),
+        (lambda place: os.mkfifo(place), "it is a pipe"),
+        (lambda place: place.symlink_to("nowhere"), "No such file or directory"),
+        (lambda place: place.symlink_to(place.name), "Too many levels of symbolic links"),
+    ],
+    ids=["folder", "pipe", "dangling link", "loop"],
+)
+def test_what_is_no_file_in_the_usual_place_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], why: str
+) -> None:
+    """The defaults would be another configuration than the one that somebody meant."""
+    place = tmp_path / "batond.toml"
+    make(place)
+    monkeypatch.setattr(config, "SYSTEM_FILE", place)
+    with pytest.raises(Problems) as caught:
+        config.load(env=HOME)
+    assert caught.value.problems == (
+        f"cannot read the configuration {place}: {why}; mend it or name another by --config",
+    )
+
+
+def test_a_place_that_cannot_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a folder that is closed to batond's user: nobody knows what lies in it."""
+    place = tmp_path / ("x" * 300) / "batond.toml"  # which root, too, cannot
+    monkeypatch.setattr(config, "SYSTEM_FILE", place)
+    with pytest.raises(Problems, match=r"^cannot read the configuration .*/batond\.toml: File name too long; mend it"):
+        config.load(env=HOME)
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:

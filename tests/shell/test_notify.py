@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from daemon.notify import Manager, listening_socket
-from daemon.supervision import OVERDUE_S, Supervision, status
+from daemon.supervision import EXTEND_S, OVERDUE_S, Supervision, status
 from states.snapshot import Lane, Phase, State, Worker, World
 from states.work import Session, Tier
 
@@ -47,6 +47,14 @@ def test_each_word_is_one_datagram(manager_socket: socket.socket) -> None:
         ["EXTEND_TIMEOUT_USEC=1500000"],
         ["STOPPING=1"],
     ]
+
+
+def test_a_managers_address_may_be_abstract() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind("")  # the kernel gives it a name of its own
+        listening.settimeout(60)
+        Manager({"NOTIFY_SOCKET": "@" + listening.getsockname()[1:].decode()}).alive()
+        assert heard(listening) == ["WATCHDOG=1"]
 
 
 def test_a_manager_that_is_gone_or_deaf_costs_nothing(tmp_path: Path, manager_socket: socket.socket) -> None:
@@ -149,9 +157,46 @@ def test_a_deadline_that_stands_is_stuck_and_one_that_moves_is_not() -> None:
     assert not supervision.stuck(7000.0)
 
 
+def words(supervision: Supervision, manager: Manager, listening: socket.socket, now: float) -> list[str]:
+    """What one look says."""
+    supervision._look(now)
+    manager.status("so far")
+    said: list[str] = []
+    while "STATUS=so far" not in said:
+        said += heard(listening)
+    return said[:-1]
+
+
+def test_the_watchdog_is_fed_until_it_is_stuck(manager_socket: socket.socket) -> None:
+    manager = Manager({"NOTIFY_SOCKET": manager_socket.getsockname()})
+    loop = Loop(draining(100.0))
+    supervision = Supervision(manager, loop)
+    assert "WATCHDOG=1" in words(supervision, manager, manager_socket, 101.0)
+    assert words(supervision, manager, manager_socket, 102.0 + OVERDUE_S) == []
+    loop.world = draining(4000.0)
+    assert words(supervision, manager, manager_socket, 103.0 + OVERDUE_S) == ["WATCHDOG=1"]
+
+
+def test_a_stop_has_its_time_extended_as_long_as_it_gets_on(manager_socket: socket.socket) -> None:
+    manager = Manager({"NOTIFY_SOCKET": manager_socket.getsockname()})
+    supervision = Supervision(manager, Loop(draining(100.0)))
+    words(supervision, manager, manager_socket, 1.0)
+    supervision.stopping()
+    supervision.stopping()
+    extended = f"EXTEND_TIMEOUT_USEC={int(EXTEND_S * 1e6)}"
+    assert words(supervision, manager, manager_socket, 2.0) == ["STOPPING=1", extended, "WATCHDOG=1", extended]
+    assert words(supervision, manager, manager_socket, 3.0) == ["WATCHDOG=1", extended]
+    words(supervision, manager, manager_socket, 101.0)
+    assert words(supervision, manager, manager_socket, 102.0 + OVERDUE_S) == [], "stuck: it is to be ended"
+    supervision.stopped(2, 1)
+    assert heard(manager_socket) == ["STATUS=Stopped; 2 queued; 1 left running"]
+
+
 def test_the_status_is_a_line_of_lanes() -> None:
     world = draining(1.0)
     assert status(world) == "cpu: Draining a 50/200 (25 %); 0 queued"
+    lost = replace(world.lanes["cpu"], lost="gone", held=True)
+    assert status(replace(world, lanes={"cpu": lost})) == "cpu: Draining a 50/200 (25 %) (device lost); 0 queued"
     many = {f"gpu{number}": Lane(f"gpu{number}", held=number == 0) for number in range(10)}
     said = status(replace(world, lanes=many, stopping=True))
     assert said.startswith("Stopping; gpu0: Idle (paused); gpu1: Idle; ")

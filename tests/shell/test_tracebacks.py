@@ -6,10 +6,11 @@ import random
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
-from daemon.tracebacks import last_traceback
+from daemon.tracebacks import has_exception, last_traceback, passages
 
 NOISE = (
     "2026-03-01 12:00:00.123456: W tensorflow/core/framework/local_rendezvous.cc:407] Local rendezvous is aborting\n"
@@ -191,6 +192,43 @@ def test_a_message_that_seems_to_go_on_for_ever_ends() -> None:
     found = picked(raised + "".join(f"epoch {n}\n" for n in range(500)))
     assert found[: len(raised.splitlines())] == raised.splitlines()
     assert len(found) <= len(raised.splitlines()) + 40
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        RAISES,
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise ValueError('a\\n  b') from error",
+        "raise ExceptionGroup('g', [ValueError('a'), ExceptionGroup('h', [KeyError('b')])])",
+        "eval('1 +')",
+    ],
+)
+def test_one_that_is_whole_has_its_exception_and_a_part_has_not(code: str) -> None:
+    """Of a chain the first traceback alone looks whole; up to the exception none does."""
+    text = printed(code).rstrip("\n")
+    assert has_exception(text)
+    lines = text.splitlines()
+    assert not has_exception("\n".join(lines[:2]))
+    chained = [index for index, line in enumerate(lines) if "direct cause" in line]
+    assert not any(has_exception("\n".join(lines[: index + more])) for index in chained for more in (1, 4))
+
+
+class Counted(list[str]):
+    """Lines that count how many of them were copied."""
+
+    copied = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(index, slice):
+            self.copied += len(found)
+        return found
+
+
+def test_lines_that_are_no_traceback_are_not_copied_to_see_that() -> None:
+    lines = Counted([""] * 32_768)
+    assert sum(passage.trace is None for passage in passages(lines)) == len(lines)
+    assert lines.copied < len(lines)
 
 
 def test_whatever_is_there_nothing_breaks() -> None:

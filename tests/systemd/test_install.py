@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.machine import ROOT, Machine
+from tests.systemd.machine import ROOT, Machine, stand_in
 
 UNITS = ("batond.service", "batond.socket")
 SERVICE = ROOT / "systemd" / "batond.service"
@@ -19,15 +19,21 @@ EXPOSURE_LIMIT = 2.0
 needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
 
-def make(target: str, stage: Path, **variables: str) -> str:
-    """`make TARGET DESTDIR=…`; what it said."""
+def make(target: str, stage: Path, status: int = 0, **variables: str) -> str:
+    """`make TARGET DESTDIR=…`; what it said. With the umask of an administrator who keeps everything closed."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     given = [f"{name}={value}" for name, value in ({"DESTDIR": str(stage)} | variables).items()]
     done = subprocess.run(
-        ["make", "--no-print-directory", target, *given], cwd=ROOT, env=own, capture_output=True, text=True, check=False
+        ["make", "--no-print-directory", target, *given],
+        cwd=ROOT,
+        env=own,
+        umask=0o077,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def files(stage: Path) -> list[str]:
@@ -63,6 +69,34 @@ def test_everything_has_its_place(installed: Path) -> None:
     assert (installed / "usr/local/bin/batonctl").readlink() == Path("/opt/batond/bin/batonctl")
 
 
+def test_every_user_can_run_and_read_it_whatever_the_umask(installed: Path) -> None:
+    """The service's user is one of them."""
+    paths = [path for path in installed.rglob("*") if not path.is_symlink()]
+    closed = [
+        path for path in paths if path.stat().st_mode & 0o055 not in ((0o055,) if path.is_dir() else (0o044, 0o055))
+    ]
+    assert closed == []
+
+
+def test_an_install_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """As where the package index cannot be reached, or something is not found there; nothing half made stays."""
+    old = tmp_path / "opt" / "batond" / "bin" / "batond"
+    old.parent.mkdir(parents=True)
+    old.write_text("an older version's\n")
+    make("install", tmp_path, status=2, TENSORFLOW="", PIP_INDEX_URL="http://127.0.0.1:9/", PIP_RETRIES="0")
+    assert old.read_text() == "an older version's\n"
+    assert list(old.parents[2].iterdir()) == [old.parents[1]]
+
+
+def test_an_install_takes_the_place_of_what_was_there(installed: Path) -> None:
+    """All of it: nothing of an older version is left."""
+    older = installed / "opt" / "batond" / "lib" / "older"
+    older.touch()
+    make("install", installed, TENSORFLOW="")
+    assert not older.exists()
+    assert [path.name for path in (installed / "opt").iterdir()] == ["batond"]
+
+
 def test_the_environment_runs_and_does_not_say_where_it_was_made(installed: Path) -> None:
     venv = installed / "opt" / "batond"
     for command in ("batond", "batonctl"):
@@ -83,6 +117,7 @@ def test_the_environment_runs_and_does_not_say_where_it_was_made(installed: Path
     compiled = list(venv.glob("lib/python*/site-packages/daemon/__pycache__/cli.*.pyc"))
     assert compiled, "the service may not write here"
     assert str(installed).encode() not in compiled[0].read_bytes()
+    assert b"/opt/batond/lib/python" in compiled[0].read_bytes(), "what a traceback names is there"
 
 
 def test_shells_find_their_completions(installed: Path) -> None:
@@ -149,6 +184,21 @@ def test_an_interpreter_that_the_service_could_not_run_is_refused(tmp_path: Path
     assert done.returncode == 1
     assert f"{home} is closed to others" in done.stderr
     assert not (tmp_path / "stage").exists()
+
+
+def test_uninstall_takes_nothing_from_under_a_session_that_runs_on(service: Machine) -> None:
+    """As `shutdown --leave-running` leaves one: it says what to do, and once that is done takes it all away."""
+    service.submit(stand_in("a", "--item-ms", "5", items=1_000_000))
+    service.event("session.started", session="a")
+    service.ctl("shutdown", "--leave-running")
+    service.until(lambda: service.show("ActiveState") == "inactive", "the end of the daemon")
+    left = " ".join(str(pid) for pid in service.processes())
+    service.put(ROOT / "systemd", "/srv/batond-source/systemd")
+    said = service.run("/srv/batond-source/systemd/install.sh", "remove", status=1)
+    assert f"sessions run on without batond (processes {left})" in said
+    assert service.run("sh", "-c", "ls -d /opt/batond /usr/local/bin/batond") == "/opt/batond\n/usr/local/bin/batond\n"
+    service.systemctl("start", "batond.service")
+    service.event("session.adopted", session="a")
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:

@@ -77,6 +77,7 @@ def test_a_stop_drains_and_leaves_nobody(service: Machine) -> None:
     service.systemctl("stop", "batond.service")
     assert service.processes() == []
     assert service.show("Result") == "success"
+    assert service.show("StatusText") == "Stopped; 1 queued"
     there = len(service.rows("a"))
     assert service.event("daemon.stopped")["left"] == 1
     service.systemctl("start", "batond.service")
@@ -168,6 +169,19 @@ def test_an_upgrade_interrupts_nothing(service: Machine) -> None:
     adopted(service)
 
 
+def test_an_upgrade_is_one_line(service: Machine) -> None:
+    """As docs/systemd.md has it: the first command returns when the daemon is gone, so that the second is a start."""
+    running(service)
+    for _ in range(3):
+        old = service.main_pid()
+        service.run("sh", "-c", "batonctl shutdown --leave-running && systemctl start batond")
+        assert service.main_pid() not in (0, old)
+    service.event("session.adopted", times=3, session="a")
+    goes_on(service)
+    whole(service)
+    assert len(service.told("session.started", session="a")) == 1
+
+
 def test_a_client_that_comes_during_a_restart_waits_and_is_answered(service: Machine) -> None:
     service.drop_in("60-test", "[Service]\nRestartSec=2s\n")
     old = signal_daemon(service, signal.SIGKILL)
@@ -231,6 +245,62 @@ def test_a_reload_that_cannot_be_changes_nothing(service: Machine, text: str, li
         each["headroom_bytes"] for each in before["devices"]
     ]
     assert "the configuration stays as it was" in service.ctl("reload", status=1)
+
+
+def test_a_configuration_that_is_refused_is_told_to_who_waits_and_tried_once(service: Machine) -> None:
+    """Neither systemd nor the client that is still there has it started again: that would not mend it."""
+    service.systemctl("stop", "batond.service")
+    service.mark()
+    service.write("/etc/batond/batond.toml", SETTINGS + "drain_timeout = 5\n")
+    said = service.run("batonctl", "list", status=1)
+    line = "/etc/batond/batond.toml:8: limits.drain_timeout: no such key; did you mean 'drain_timeout_s'?"
+    assert said == f"batonctl: batond cannot start with its configuration\n  {line}\n"
+    service.until(lambda: service.show("ActiveState") == "failed", "the end of the start")
+    assert (service.show("ExecMainStatus"), service.show("NRestarts")) == ("78", "0")
+    assert service.journal().splitlines().count(f"batond: {line}") == 1
+    assert service.show("ActiveState", "batond.socket") == "active"
+    service.write("/etc/batond/batond.toml", SETTINGS)
+    assert service.ctl("list")["sessions"] == []
+
+
+def test_a_closed_configuration_is_a_line_at_a_start_and_at_a_reload(service: Machine) -> None:
+    """As an installation with a narrow umask once left it; the daemon is no root."""
+    line = (
+        "cannot read the configuration /etc/batond/batond.toml: Permission denied; mend it or name another by --config"
+    )
+    daemon = service.main_pid()
+    service.run("chmod", "700", "/etc/batond")
+    try:
+        service.systemctl("reload", "batond.service", status=1)
+        assert service.event("config.refused")["reasons"] == [line]
+        service.systemctl("kill", "-s", "HUP", "--kill-who=main", "batond.service")
+        service.event("config.refused", times=2)
+        assert service.main_pid() == daemon
+        service.systemctl("restart", "batond.service", status=1)
+        assert f"batond: {line}\n" in service.journal()
+        assert "Traceback" not in service.journal()
+    finally:
+        service.run("chmod", "755", "/etc/batond")
+        service.systemctl("reset-failed", status=None)
+
+
+def test_completing_a_name_starts_no_daemon(service: Machine) -> None:
+    """A Tab is no wish for one, and would wait for it."""
+    service.submit(stand_in("alpha", *LONG, items=ENDLESS))
+    service.event("session.started", session="alpha")
+    words = ("_BATONCTL_COMPLETE=bash_complete", "COMP_WORDS=batonctl show ", "COMP_CWORD=2")
+    assert service.run("env", *words, "batonctl") == "plain,alpha\n"
+    service.systemctl("stop", "batond.service")
+    assert service.run("env", *words, "batonctl").strip() == ""
+    assert service.show("ActiveState") == "inactive"
+
+
+def test_with_its_socket_stopped_a_client_is_told_how_the_service_is_started(service: Machine) -> None:
+    service.systemctl("stop", "batond.socket", "batond.service")
+    assert service.run("batonctl", "list", status=3) == (
+        "batonctl: cannot reach batond at /run/batond/control.sock: there is no socket; "
+        "start it with `systemctl start batond.socket`, or name another --socket\n"
+    )
 
 
 def test_what_a_session_writes_is_its_groups_and_nobody_elses(service: Machine) -> None:
