@@ -146,6 +146,8 @@ class Channel:
             message = self._read()
             if message is None and self._going and self._rejoin():
                 continue
+            if message is None and not self._going and not self._ours():
+                return  # the daemon is not gone: the program closed its channel, and `ready` will say so
             if message is None:
                 self.lost = True
                 self._stop(EXIT_DAEMON_LOST)
