@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -113,7 +114,7 @@ def misfit(key: str, value: object) -> str | None:
     if not isinstance(value, dict):
         return f"must be a table, as {_example(key)}, not {shown(value)}"
     if key == "input_args":
-        return None if _is_plain(value) else "holds a date or a time; give it as a string"
+        return None if _is_plain(value) else "holds a date, a time, or a number that is none; give it as a string"
     if key == "input":
         odd = next((name for name, file in value.items() if not (name and _is_path(file))), None)
         if odd is not None or not value:
@@ -137,7 +138,8 @@ def _wrong_in(table: Mapping[str, Any], options: type[msgspec.Struct]) -> str | 
             msgspec.convert({key: value}, options)
         except msgspec.ValidationError:
             return f"{key}: must be {_HINTS[key]}, not {shown(value)}"
-        if isinstance(value, list) and any(size not in range(1, 1 << 16) for size in value):
+        most = 1 << 16 if key == "size" else 1 << 31  # of a picture; of any other tensor
+        if isinstance(value, list) and any(size not in range(1, most) for size in value):
             return f"{key}: must be {_HINTS[key]}, not {shown(value)}"
         if isinstance(value, str) and not (value and value.isprintable()):
             return f"{key}: {shown(value)} is empty, or has characters that do not print"
@@ -151,7 +153,7 @@ def _is_path(value: object) -> bool:
 def _is_plain(value: object) -> bool:
     if isinstance(value, dict | list):
         return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, str | int | float)
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _example(key: str) -> str:

@@ -43,7 +43,7 @@ class Refused(baton.Failure):
         self.key = key
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the host or the device ran out of memory: by the error's type, or by what a driver or library said.
 
     A model's own assertion is no such error, whatever its text.

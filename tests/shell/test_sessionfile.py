@@ -343,7 +343,8 @@ def test_the_daemon_side_stays_small() -> None:
         ({"features": '{ x = { raw = "text" } }'}, "features", "x: raw: must be the dtype of the values in the bytes"),
         ({"features": "{ x = {} }"}, "features", "belongs to an input that is TFRecord files; this one is a .npy file"),
         ({"input_args": "{ a = 1 }"}, "input_args", "belongs to an input that is a callable; this one is a .npy file"),
-        ({"input": '"a:b"', "input_args": "{ a = 1979-05-27 }"}, "input_args", "holds a date or a time"),
+        ({"input": '"a:b"', "input_args": "{ a = 1979-05-27 }"}, "input_args", "holds a date, a time, or"),
+        ({"input": '"a:b"', "input_args": "{ a = nan }"}, "input_args", "holds a date, a time, or a number that is"),
         ({"input": "3"}, "input", "must be a string, not 3"),
         ({"input": "{}"}, "input", 'must give a .npy file for each input, as { image = "images.npy", age = "ages.npy"'),
         ({"input": "{ x = 3 }"}, "input", "must give a .npy file for each input"),
@@ -368,6 +369,10 @@ def test_what_a_session_reads_comes_out_as_the_worker_takes_it(base: Path) -> No
     assert spec.input == {"x": f"{base}/data.npy", "y": f"{base}/data.npy"}
     (spec,) = parse(table(MODEL, input='"photos"', image="{ size = [8, 9] }"), base)
     assert (spec.input, spec.image and spec.image.size) == (f"{base}/photos", (8, 9))
+    (base / "flat.tfrecord").write_bytes(b"x")
+    (spec,) = parse(table(MODEL, input='"flat.tfrecord"', features="{ x = { shape = [150528] } }"), base)
+    assert spec.features
+    assert spec.features["x"].shape == (150528,)
     (spec,) = parse(table(MODEL, input='"feed.more:items"', input_args='{ split = "a" }'), base)
     assert (spec.input, spec.input_args, spec.cwd) == ("feed.more:items", {"split": "a"}, str(base))
     (spec,) = parse(table(MODEL, input='"feed:items"', cwd='"photos"'), base)

@@ -23,6 +23,7 @@ SIZE = (6, 5)  # of images on disk: the models take other ones
 FEED = '''
 """What sessions name as their input."""
 import itertools
+import sys
 import numpy as np
 import tensorflow as tf
 
@@ -79,6 +80,11 @@ def raising():
 def raises_at_37():
     yield from X[:37]
     raise ValueError("the source is gone")
+
+
+def exits_at_once():
+    sys.exit("no more")
+    yield
 
 
 def misfit_at_37():
@@ -212,6 +218,7 @@ def lines(root: Path, x: np.ndarray) -> None:
     write("text_for_float.jsonl", ["a text"] * 3)
     write("no_key.jsonl", [{"y": [1.0]}])
     write("inner_ragged.jsonl", [{"x": [[1.0], [2.0, 3.0]]}])
+    write("too_large_float.jsonl", [{"x": [1, 2, 3, 1e300]}])
     write("too_large.jsonl", [{"a": [1, 2, 3], "n": 1 << 40}])
     bad = [json.dumps(row) for row in x.tolist()]
     for item, line in (

@@ -76,7 +76,7 @@ def only_input(what: str | Path, holds: str, signature: Signature, remedy: str) 
 
 def ahead(items: Iterator[Batch]) -> Iterator[Batch]:
     """`items`, made by a thread that is BATCHES_AHEAD further. Who stops early leaves it waiting, a daemon."""
-    made: queue.Queue[Batch | Exception | None] = queue.Queue(BATCHES_AHEAD)
+    made: queue.Queue[Batch | BaseException | None] = queue.Queue(BATCHES_AHEAD)
 
     def make() -> None:
         try:
@@ -84,12 +84,12 @@ def ahead(items: Iterator[Batch]) -> Iterator[Batch]:
                 for item in items:
                     made.put(item)
             made.put(None)
-        except Exception as error:  # noqa: BLE001 - handed to the reading side, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the reading side, which raises it: else that waits for ever
             made.put(error)
 
     def take() -> Iterator[Batch]:
         while (item := made.get()) is not None:
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield item
 

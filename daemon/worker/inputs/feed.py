@@ -172,7 +172,7 @@ class FeedInput:
                 value = next(values)
             except StopIteration:
                 return
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if is_out_of_memory(error):
                     raise
                 raise self._raised(f"its item {item}", error, item) from error

@@ -107,7 +107,11 @@ def _cast(name: str, array: np.ndarray, wanted: Tensor, *, exact: bool) -> np.nd
         limits = np.iinfo(dtype)
         if array.min() < limits.min or array.max() > limits.max:
             raise UnfitError(f"'{name}' is beyond {limits.min} to {limits.max}, but takes {wanted}")
-    return array.astype(dtype)
+    with np.errstate(over="ignore"):  # told here, as what it is
+        cast = array.astype(dtype)
+    if kind == "f" and (np.isinf(cast.astype(np.float64)) & np.isfinite(array.astype(np.float64))).any():
+        raise UnfitError(f"'{name}' is beyond what {wanted.dtype} holds, but takes {wanted}")
+    return cast
 
 
 def _texts(name: str, value: Any, wanted: Tensor) -> np.ndarray:
