@@ -172,11 +172,11 @@ def test_an_upgrade_interrupts_nothing(service: Machine) -> None:
 def test_an_upgrade_is_one_line(service: Machine) -> None:
     """As docs/systemd.md has it: the first command returns when the daemon is gone, so that the second is a start."""
     running(service)
-    for _ in range(3):
+    for number in (1, 2, 3):
         old = service.main_pid()
         service.run("sh", "-c", "batonctl shutdown --leave-running && systemctl start batond")
         assert service.main_pid() not in (0, old)
-    service.event("session.adopted", times=3, session="a")
+        service.event("session.adopted", times=number, session="a")
     goes_on(service)
     whole(service)
     assert len(service.told("session.started", session="a")) == 1
