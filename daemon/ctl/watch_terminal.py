@@ -84,7 +84,7 @@ class Terminal:
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         try:
             self._take()
-        except BaseException:
+        except BaseException:  # an interrupt too goes on: only the terminal must be given back first
             self.__exit__(None, None, None)
             raise
         return self

@@ -40,7 +40,7 @@ def stage(path: Path, graph: Any, signature: Signature, target: str) -> Staged:
             loader.restore_variables(session, saver)
             loader.run_init_ops(session, tags)  # tables are filled, from assets too
             call = _callable(session, definition, signature)
-        except BaseException:
+        except BaseException:  # whatever it is goes on: only the session must not stay open
             session.close()
             raise
         return Model(signature, call, inputs_at=device.HOST, close=session.close)
