@@ -6,15 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Three parts side by side: the core's tests compute, those of the whole daemon mostly wait, so do the others.
+# Parts side by side: the core's tests compute, those of the whole daemon and of the service mostly wait; then all others.
 CORE := tests/core tests/simulation tests/chaos tests/crashpoints tests/fuzz tests/endurance
-WHOLE := $(wildcard tests/e2e tests/systemd tests/logs)
-TESTS = out=$$(mktemp -d); \
-  $(BIN)/python -m pytest $(CORE) >$$out/core 2>&1 & core=$$!; \
-  $(BIN)/python -m pytest $(WHOLE) >$$out/whole 2>&1 & whole=$$!; \
-  $(BIN)/python -m pytest $(addprefix --ignore=,$(CORE) $(WHOLE)); status=$$?; \
-  wait $$core; status=$$((status + $$?)); wait $$whole; status=$$((status + $$?)); \
-  cat $$out/core $$out/whole; rm -rf $$out; exit $$status
+WHOLE := tests/e2e
+SERVICE := tests/systemd tests/logs
+TESTS = out=$$(mktemp -d); pids=; \
+  for part in CORE:"$(CORE)" WHOLE:"$(WHOLE)" SERVICE:"$(SERVICE)"; do \
+    $(BIN)/python -m pytest $${part\#*:} >$$out/$${part%%:*} 2>&1 & pids="$$pids $$!"; \
+  done; \
+  $(BIN)/python -m pytest $(addprefix --ignore=,$(CORE) $(WHOLE) $(SERVICE)); status=$$?; \
+  for pid in $$pids; do wait $$pid || status=1; done; \
+  cat $$out/*; rm -rf $$out; exit $$status
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-systemd check simulate chaos bench bench-smoke bench-worker bench-gpu install uninstall docs clean

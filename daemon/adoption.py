@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class _ExitRecord(msgspec.Struct):
     errors: int = 0
     committed: bool | None = None  # None: written by a version that did not say
     failure: tuple[messages.FailureKind, str, messages.Count | None] | None = None
+    began: float | None = None  # its first item, in seconds since 1970; None where it is not known
+    ended: float | None = None  # its last item
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ class LeftBehind:
         """What nobody heard of a program that has ended."""
         assert self.exited is not None
         number, end = self.record.generation, self.exited
-        facts: list[Event] = [Hello(now, number, end.cursor, end.done, end.total), Promoted(now, number, now)]
+        ended_at = _then(end.ended, now)
+        began_at = min(_then(end.began, now), ended_at)
+        facts: list[Event] = [Hello(now, number, end.cursor, end.done, end.total), Promoted(now, number, began_at)]
         committed = end.status == 0 or end.asked_to_end if end.committed is None else end.committed
         if committed:
-            facts += [Quiesced(now, number, now, end.done, end.remaining, end.errors)]
+            facts += [Quiesced(now, number, ended_at, end.done, end.remaining, end.errors)]
             facts += [Committed(now, number, end.cursor, errors=end.errors)]
         if end.failure is not None:
             kind, reason, item = end.failure
@@ -91,6 +96,11 @@ class LeftBehind:
         elif end.status > 0 and not committed:
             facts.append(Failed(now, number, "program", f"the program exited with status {end.status}"))
         return [*facts, Exited(now, number, end.status)]
+
+
+def _then(since_epoch: float | None, now: float) -> float:
+    """That moment by the clock that says `now`; a moment to come, or none, is now."""
+    return now if since_epoch is None else now - max(0.0, time.time() - since_epoch)
 
 
 def left_behind(records: Collection[WorkerRecord], exits: Path) -> list[LeftBehind]:

@@ -16,9 +16,21 @@ def length(seconds: float) -> str:
     return f"{seconds:.2f} s" if abs(seconds) < 10 else f"{seconds:.0f} s"
 
 
-def explained(handover: Handover) -> tuple[str, ...]:
-    """What the gap was spent on; the remedy for its largest part; the standby's own wait; the predictions."""
+def explained(handover: Handover, restarted_s: float | None = None) -> tuple[str, ...]:
+    """What the gap was spent on; the remedy for its largest part; the standby's own wait; the predictions.
+
+    restarted_s: so long after the old session's end a daemon began, where one did within the gap.
+    """
+    if restarted_s is not None and restarted_s >= handover.gap_s / 2:
+        return (_away(handover, restarted_s), *_idle(handover))
     return (*_gap(handover), *_idle(handover), *_predictions(handover))
+
+
+def _away(handover: Handover, restarted_s: float) -> str:
+    return (
+        f"{length(restarted_s)} of it passed before this batond began: the one that was there when"
+        f" {handover.from_session} ended was gone, or was being replaced; batonctl events tells which"
+    )
 
 
 def _gap(handover: Handover) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -20,7 +20,7 @@ from states.snapshot import Lane, Worker, World
 REMEDIES: Mapping[str, str] = {
     "model": "mend the model, or what the session file says of it",
     "input": 'mend the input, or have items like that left out with on_error = "skip"',
-    "program": "mend the program; its traceback is in what batonctl show prints",
+    "program": "mend the program; batonctl show prints the last of what it said",
     "memory": "give it more room: a smaller batch_size, memory = …, or another device",
     "stall": "see in its log what it waited for; limits.stall_timeout_s is how long it may",
 }
@@ -169,8 +169,12 @@ class Insight:
     ) -> Iterator[Handover]:
         for line in self._store.predictions.handovers(seq=seq, session=session, worst=worst, limit=limit):
             handover = msgspec.convert(line, Handover, strict=False)
-            if handover.seq >= since:
-                yield msgspec.structs.replace(handover, because=explaining.explained(handover))
+            if handover.seq < since:
+                continue
+            began = handover.ts - timedelta(seconds=handover.gap_s)
+            restarted_at = self._store.samples.last_began(began, handover.ts)
+            restarted_s = None if restarted_at is None else (restarted_at - began).total_seconds()
+            yield msgspec.structs.replace(handover, because=explaining.explained(handover, restarted_s))
 
 
 def _why(world: World, lane: Lane, now: views.Now) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from msgspec.structs import astuple
 
-from daemon.records import to_text
+from daemon.records import from_text, to_text
 from daemon.results import Sample
 from states import gate, policy
 from states.snapshot import Lane, State, Worker, World
@@ -61,6 +61,12 @@ class Samples:
             for sample in samples:
                 self._rows(insert, (to_text(sample.ts), sample.lane, *figures(sample)))
         self._life = life
+
+    def last_began(self, since: datetime, until: datetime) -> datetime | None:
+        """When a daemon began within that stretch, the last that did; None where none did."""
+        sql = "SELECT MAX(began_at) FROM lives WHERE began_at BETWEEN ? AND ?"
+        found = self._rows(sql, (to_text(since), to_text(until)))[0][0]
+        return None if found is None else from_text(found)
 
     def prune(self, cutoff: str | None, limit: int) -> int:
         """Within the caller's transaction: delete the oldest, older than `cutoff` (None: of any age); how many.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -60,6 +59,8 @@ def _asked(ctx: click.Context, names: Callable[[Client], Iterable[str]], incompl
 
 def _inactive() -> bool:
     """Whether systemd says that no daemon serves: it would start one for whoever connects."""
+    import subprocess
+
     try:
         asked = subprocess.run(
             ["systemctl", "is-active", "--quiet", "batond.service"],

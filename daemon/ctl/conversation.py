@@ -1,7 +1,7 @@
 """One run of `batonctl`: its connection, its exit status, and what every command shares. Has no command itself.
 
 Exit status: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 130 interrupted.
-What prints for a person is imported when it prints: `--json` must start fast.
+What prints for a person is imported when it prints, what one command alone wants when it runs: each must start fast.
 """
 
 from __future__ import annotations

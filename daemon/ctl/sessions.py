@@ -14,6 +14,7 @@ from daemon.ctl.client import SUBMIT_TIMEOUT_S, UnreachableError
 from daemon.ctl.conversation import EXIT_REFUSED, EXIT_UNREACHABLE, Conversation, command
 
 LIVE: tuple[results.SessionState, ...] = ("queued", "preparing", "ready", "running", "draining", "committing")
+FAILURES_TOLD = 20  # on standard error; all of them were told on standard output
 WAIT_HINT = "the sessions go on; see them with `batonctl status`, end one with `batonctl cancel NAME`"
 
 
@@ -72,15 +73,26 @@ def _wait(talk: Conversation, names: tuple[str, ...]) -> None:
 
     display = waiting.json_lines(talk.print_raw) if talk.as_json else waiting.for_people()
     try:
-        done = waiting.until_ended(talk.client, names, display)
+        failed = waiting.until_ended(talk.client, names, display)
     except KeyboardInterrupt:
         click.echo(f"batonctl: {WAIT_HINT}", err=True)
         raise
     except UnreachableError as error:
         click.echo(f"batonctl: {error}; {WAIT_HINT}", err=True)
         sys.exit(EXIT_UNREACHABLE)
-    if not done:
+    if failed:
+        if not sys.stdout.isatty():  # that may go where nobody looks; cron sends what is told here
+            _tell_failed(failed, len(names))
         sys.exit(EXIT_REFUSED)
+
+
+def _tell_failed(failed: tuple[results.Row, ...], of: int) -> None:
+    from daemon.ctl.screen import safe
+
+    for row in failed[:FAILURES_TOLD]:
+        why = f": {safe(row.reason)}" if row.reason else ""
+        click.echo(f"batonctl: {row.name} {row.state}{why}", err=True)
+    click.echo(f"batonctl: {len(failed)} of {of} not done; batonctl why NAME tells more", err=True)
 
 
 @command

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 import msgspec
 
 from daemon import results, wire
-from daemon.ctl import timeline_spans
 from daemon.ctl.client import UnreachableError
 from daemon.ctl.conversation import Conversation, command
-from daemon.ctl.timeline_spans import Timeline
+
+if TYPE_CHECKING:
+    from daemon.ctl.timeline_spans import Timeline
 
 SPANS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 ALL: Final = datetime.fromisoformat("1970-01-02T00:00:00+00:00")
@@ -100,6 +100,8 @@ def _format(output: Path) -> tuple[Callable[[Timeline, IO[str]], None], str]:
 @contextmanager
 def _place(output: Path) -> Iterator[IO[str]]:
     """A file that gets its name when it is whole. Raises wire.Refusal where it cannot be written."""
+    import tempfile
+
     try:
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=output.parent, prefix=f".{output.name}.", delete=False
@@ -122,6 +124,8 @@ def _place(output: Path) -> Iterator[IO[str]]:
 
 
 def _read(talk: Conversation, since: datetime | None, until: datetime | None) -> Timeline:
+    from daemon.ctl import timeline_spans
+
     params = wire.TimelineParams(since=since, until=until)
     stretch = talk.client.call("timeline", params, results.TimelineResult)
     return timeline_spans.build(stretch, _pieces(talk))

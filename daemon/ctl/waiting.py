@@ -25,8 +25,8 @@ Show: TypeAlias = Callable[[tuple[Row, ...], str], None]  # rows in the order as
 Display: TypeAlias = AbstractContextManager[Show]
 
 
-def until_ended(client: Client, names: tuple[str, ...], display: Display) -> bool:
-    """Show the sessions until all have ended; True if all are done. Outlives a restart of the daemon."""
+def until_ended(client: Client, names: tuple[str, ...], display: Display) -> tuple[Row, ...]:
+    """Show the sessions until all have ended; those that are not done. Outlives a restart of the daemon."""
     with display as show, contextlib.ExitStack() as own:
         lost_at: float | None = None
         rows: tuple[Row, ...] = ()
@@ -43,7 +43,7 @@ def until_ended(client: Client, names: tuple[str, ...], display: Display) -> boo
                 client = again(client)
                 own.callback(client.close)
             if rows and lost_at is None and all(row.state in ENDED for row in rows):
-                return all(row.state == "done" for row in rows)
+                return tuple(row for row in rows if row.state != "done")
             time.sleep(POLL_S)
 
 

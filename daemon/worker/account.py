@@ -110,7 +110,8 @@ class Account:
         """Leave the exit record: whole or not at all, for a daemon that was not there. None, or why it cannot be kept.
 
         status: of the program, a code or −N for signal N. asked_to_end: by SIGTERM. committed: whether its output is
-        durable up to the cursor. daemon/adoption.py reads it.
+        durable up to the cursor. Its times are of the wall clock: it may be read after the host was started again.
+        daemon/adoption.py reads it.
         """
         record = {
             "session": assignment["session"],
@@ -125,6 +126,8 @@ class Account:
             "total": self.total,
             "remaining": self.remaining,
             "errors": self.errors,
+            "began": _since_epoch(self.began_at),
+            "ended": _since_epoch(self.ended_at),
         }
         partial = path.with_name(path.name + ".partial")
         try:
@@ -140,6 +143,11 @@ class Account:
         except OSError as error:
             return f"cannot keep the exit record {path}: {error.strerror}"
         return None
+
+
+def _since_epoch(at: float | None) -> float | None:
+    """A time of the monotonic clock in seconds since 1970."""
+    return None if at is None else time.time() - (time.monotonic() - at)
 
 
 def _number(value: object, before: int) -> int:

@@ -102,3 +102,20 @@ def test_a_failed_session_says_what_would_make_it_run(batond: Batond) -> None:
     assert "item 3 cannot be computed" in said
     assert "mend the program" in said
     assert "batonctl retry bad" in said
+
+
+def test_a_gap_that_passed_without_a_daemon_is_said_to_be_that(batond: Batond) -> None:
+    batond.submit(stand_in("a", batond.folder, *ITEM_MS, items=300) + stand_in("b", batond.folder, items=3))
+    batond.event("session.started", session="a")
+    batond.kill()
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(batond.rows("a")) < 300:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(5.0)  # the absence that is to be explained; a preparation of b is much shorter
+    batond.start()
+    batond.event("handover.checked", session="b")
+    (handover,) = batond.ctl("explain", "b")["handovers"]
+    assert handover["gap_s"] > 5.0, "from its last item, that no daemon saw, and not from this daemon's start"
+    assert "of it passed before this batond began" in handover["because"][0]
+    assert batond.event("session.finished", session="a")["seconds"] >= 3.0  # 300 items of 10 ms

@@ -52,6 +52,10 @@ def test_wait_exits_with_1_when_a_session_is_not_done_and_says_why(stage: Stage)
     assert done.returncode == 1
     assert "bad failed on cpu" in done.stdout
     assert "ValueError: item 300 is bad" in done.stdout  # what a terminal would obey is gone
+    failed, count = done.stderr.splitlines()  # also where nobody reads what stands above
+    assert failed.startswith("batonctl: bad failed: ")
+    assert failed.endswith("ValueError: item 300 is bad")
+    assert count == "batonctl: 1 of 3 not done; batonctl why NAME tells more"
 
 
 def test_wait_exits_with_1_when_a_session_is_cancelled(stage: Stage) -> None:

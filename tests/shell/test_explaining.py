@@ -95,6 +95,13 @@ def test_the_largest_part_is_named_with_what_removes_it(changed: dict[str, Any],
     assert words in explained(Handover(**(IN_TIME | changed)))
 
 
+def test_a_gap_without_a_daemon_is_not_blamed_on_the_lead() -> None:
+    late = {"gap_s": 9.0, "device_waited_s": 8.9, "waited_s": 8.9, "tier": "none"}
+    (line,) = explained(Handover(**(IN_TIME | late)), restarted_s=7.5)
+    assert line.startswith("7.50 s of it passed before this batond began: ")
+    assert "its lead was" in explained(Handover(**(IN_TIME | late)), restarted_s=1.0)[1]
+
+
 def test_what_is_not_known_is_said_to_be_unknown() -> None:
     """A daemon that was restarted in between did not see the parts."""
     unseen = {"told_s": None, "waited_s": None, "recorded_s": None, "begun_s": None, "gap_s": 0.6}

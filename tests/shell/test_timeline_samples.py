@@ -190,6 +190,15 @@ def test_a_record_of_the_schema_before_gets_the_tables(tmp_path: Path, monkeypat
         assert [piece for piece in store.past.pieces(START, START + DAY) if "samples" in piece]
 
 
+def test_when_a_daemon_began_is_known_within_a_stretch(life: Life) -> None:
+    life.store.samples.keep([], START)
+    with closing(Store.open(life.store.folder.with_name("later"))) as other:
+        assert other.samples.last_began(START, START + DAY) is None
+    assert life.store.samples.last_began(START, START + DAY) == START
+    assert life.store.samples.last_began(START + timedelta(seconds=1), START + DAY) is None
+    assert life.store.samples.last_began(START - DAY, START - timedelta(seconds=1)) is None
+
+
 def test_samples_go_when_they_are_as_old_as_what_goes(life: Life) -> None:
     old, new = START + DAY, START + 20 * DAY
     life.store.samples.keep([sample(old), sample(new)], new)
