@@ -2,11 +2,10 @@
 
     python -m bench.cluster     # four minutes for each 10,000 sessions; --sessions, --lanes
 
-Lengths are drawn from the published figures of SenseTime's Helios clusters: GPU jobs with a median of 206 s and a mean
-of 6,652 s (Hu et al., "Characterization and Prediction of Deep Learning Workloads in Large-Scale GPU Datacenters",
-SC '21), as the log-normal distribution that has both, cut at the longest job of that paper, 50 days. Sizes and loading
-are assumed, with what was measured of TensorFlow (bench/tiers.py) as their scale: MODELS models of 0.5 to 14 GiB,
-log-uniform, on devices of 16 GiB.
+Lengths are those of a production cluster's tasks, whose trace is published (bench/openb.py says which), and so are the
+sizes of models, on devices of 16 GiB: a task that asked for a share of a GPU has a model that takes that share of its
+memory. Of one that asked for a whole GPU, as more than half did, the trace does not tell how much it used: its model
+has 0.5 to 14 GiB, log-uniform. Loading is assumed, on the scale that was measured of TensorFlow (bench/tiers.py).
 
 The queue always holds some sessions, so that a device that waits does so for a handover. Beside it, without a core:
 `load_after_end`, each session's process started when the one before is gone, and `bound`, a perfect prediction and no
@@ -29,6 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from bench import openb
 from bench.figures import OUT, Figures, spread, take
 from bench.house import GIB
 from states import events as ev
@@ -38,8 +38,6 @@ from states.lifecycle import step
 from states.snapshot import Lane, Limits, Worker, World, find
 from states.work import Profile, Session, Tier
 
-MEDIAN_S, MEAN_S, LONGEST_S = 206.0, 6652.0, 50 * 86400.0
-SIGMA: Final = math.sqrt(2 * math.log(MEAN_S / MEDIAN_S))
 MODELS: Final = 200
 SMALLEST, LARGEST = GIB // 2, 14 * GIB
 DEVICE, CONTEXT = 16 * GIB, GIB // 2
@@ -65,8 +63,14 @@ class Model:
 
 def models(chance: Random) -> list[Model]:
     """All there are."""
-    sizes = [int(math.exp(chance.uniform(math.log(SMALLEST), math.log(LARGEST)))) for _ in range(MODELS)]
+    sizes = [_size(chance) for _ in range(MODELS)]
     return [Model(size, GRAPH_S, (size - CONTEXT / 2) / BYTES_PER_S + FIRST_CALL_S) for size in sizes]
+
+
+def _size(chance: Random) -> int:
+    if chance.random() < openb.PART:
+        return max(SMALLEST, min(LARGEST, int(openb.share(chance) * DEVICE)))
+    return int(math.exp(chance.uniform(math.log(SMALLEST), math.log(LARGEST))))
 
 
 @dataclass
@@ -135,9 +139,8 @@ class Cluster:
         if number >= self.sessions:
             return
         which = self._chance.randrange(MODELS)
-        seconds = min(LONGEST_S, self._chance.lognormvariate(math.log(MEDIAN_S), SIGMA))
         name = f"s{number}"
-        self.jobs[name] = Job(self._models[which], max(0.05, seconds))
+        self.jobs[name] = Job(self._models[which], openb.length_s(self._chance))
         self.take(ev.Queued(self.now, Session(name, float(number), profile=f"model{which}", total=ITEMS)))
 
     # The loop
