@@ -43,12 +43,17 @@ def table(results: Figures) -> str:
         lines += [f"| {what} | {came} | {goal} |" for what, came, goal in rows_of(part["figures"])]
         lines += [
             "",
-            f"`python -m bench.{name}`, {part['at'][:10]}, {part['took_s'] / 60:.0f} min on {where['cores']} cores "
+            f"`python -m bench.{name}`, {part['at'][:10]}, {lasted(part['took_s'])} on {where['cores']} cores "
             f"({where['processor']}, load {where['load_average']} before), Linux {where['kernel']}, "
             f"Python {where['python']}.",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def lasted(seconds: float) -> str:
+    """How long a part took."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def ms(seconds: float) -> str:
@@ -118,9 +123,9 @@ def makespan(figures: Figures) -> Iterator[Row]:
 def prediction(figures: Figures) -> Iterator[Row]:
     """On traces."""
     for kind, each in figures["kinds"].items():
-        late = ", ".join(f"{name} {one['late_percent']:g} %" for name, one in each.items())
+        late = ", ".join(f"{name} {one['late_percent']:.3g} %" for name, one in each.items())
         idle = ", ".join(f"{name} {one['idle_s']['median']:.1f} s" for name, one in each.items())
-        early = ", ".join(f"{name} {one['more_than_two_leads_early_percent']:g} %" for name, one in each.items())
+        early = ", ".join(f"{name} {one['more_than_two_leads_early_percent']:.3g} %" for name, one in each.items())
         text = kind.replace("_", " ")
         yield f"{text}: late", late, ""
         yield f"{text}: idle standby, median; more than two leads early", f"{idle}; {early}", ""
