@@ -19,8 +19,10 @@ from states.estimate import IMPORTED_BYTES
 from states.snapshot import Lane
 from states.work import Tier
 
-# A list of processes costs several times what a reading of memory does, and explains more than it decides.
+# A list of processes costs several times what a reading of memory does, and explains more than it decides. Where the
+# memory is as it was when they were listed, they most likely are, too.
 PROCESSES_INTERVAL_S: Final = 0.5
+SAME_PROCESSES_INTERVAL_S: Final = 5.0
 
 GPU_TIERS: Final = (Tier.IMPORTED, Tier.STAGED, Tier.WARM)
 
@@ -156,9 +158,13 @@ class Device:
             self._capability = _ask("nvmlDeviceGetCudaComputeCapability", handle)
         self._processes: tuple[Process, ...] | None = None
         self._listed_at = float("-inf")
+        self._listed_free = 0  # bytes, when they were
 
     def read(self) -> Read | Lost | Unreadable:
-        """Its memory now; of its processes what was so at most half a second ago, less those that ended since."""
+        """Its memory now; of its processes what was so half a second ago at most, less those that ended since.
+
+        Where its free memory is the same, 5 s ago at most.
+        """
         if self._absent is not None:
             return Unreadable(f"{self.name} was here before, and cannot be opened: {self._absent}")
         try:
@@ -170,7 +176,7 @@ class Device:
         if gpu is None:
             host = hostmemory.read()
             return Read(host.total, host.free)
-        return Read(int(gpu.total), int(gpu.free), own=True, processes=self._holders())
+        return Read(int(gpu.total), int(gpu.free), own=True, processes=self._holders(int(gpu.free)))
 
     def take(self) -> None:
         """Take its handle anew, by its UUID: the old one ended with NVML."""
@@ -227,10 +233,11 @@ class Device:
         except pynvml.NVMLError_NotSupported:
             return None
 
-    def _holders(self) -> tuple[Process, ...] | None:
+    def _holders(self, free: int) -> tuple[Process, ...] | None:
         now = time.monotonic()
-        if now - self._listed_at >= PROCESSES_INTERVAL_S:
-            self._listed_at = now
+        interval_s = PROCESSES_INTERVAL_S if free != self._listed_free else SAME_PROCESSES_INTERVAL_S
+        if now - self._listed_at >= interval_s:
+            self._listed_at, self._listed_free = now, free
             self._processes = _processes(self._handle)
         elif self._processes:
             self._processes = tuple(each for each in self._processes if not each.kin or psutil.pid_exists(each.pid))

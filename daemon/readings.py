@@ -35,6 +35,7 @@ HUNG_S: Final = 2.0  # a call takes milliseconds, but a driver may wake first; u
 LOOK_S: Final = 1.0  # how often it is looked whether a call hangs
 HANGS: Final = f"NVML has not answered for {HUNG_S:.0f} s; see `dmesg`, and whether `nvidia-smi` answers"
 LISTING_WAIT_S: Final = 2.0
+SAME_S: Final = 5.0  # of readings that all are the same, where nothing is to be run, one so often is a fact
 BEFORE_WAIT_S: Final = HUNG_S + 2.0  # by then it is known that a call hangs
 FIRST_WAIT_S: Final = 5.0
 CLOSE_WAIT_S: Final = 0.5
@@ -137,6 +138,7 @@ class Readings:
         self._reopen_at = float("inf")
         self._reopen_every_s = REOPEN_S
         self._told_hung = False
+        self._last: dict[str, _Seen] = {}  # by lane, the last that was posted
         self._first = 1
         self._events = asyncio.get_running_loop()
         self._begun: asyncio.Future[None] = self._events.create_future()
@@ -228,12 +230,23 @@ class Readings:
         for fact in facts:
             match fact:
                 case _Seen():
-                    self._post(_memory(fact, owners))
+                    if self._is_news(fact):
+                        self._last[fact.lane] = fact
+                        self._post(_memory(fact, owners))
                 case DeviceLost(lane=name) if self._world().lanes[name].lost is not None:
                     pass
                 case _:
                     self._post(fact)
         self.look(self._world())  # time alone may have made a lane wait: a session that is due again
+
+    def _is_news(self, seen: _Seen) -> bool:
+        """Whether something may hang on it: each reading is a decision, and of idle lanes there may be many."""
+        world, last = self._world(), self._last.get(seen.lane)
+        lane = world.lanes[seen.lane]
+        if last is None or last.read != seen.read or seen.at - last.at >= SAME_S:
+            return True
+        known = lane.unread is None and len(lane.readings) >= world.limits.readings
+        return not known or bool(world.queue) or any(True for _ in lane.workers())
 
     def _look_for_hang(self, now: float) -> None:
         asked_at = self._asked_at

@@ -186,6 +186,32 @@ async def _counted(gpus: StandIn) -> list[int]:
     return [len(scene.of(Memory, "gpu0")) - before[0], len(scene.of(Memory, "gpu1")) - before[1]]
 
 
+async def idle(gpus: StandIn) -> list[int]:
+    """How many readings of a lane were posted: without work, at a change, without work again, with work."""
+    readings.SAME_S = 1e9  # type: ignore[misc]
+    scene = Scene(gpus, interval_s=0.01)
+
+    async def posted(holds: Callable[[], object], what: str) -> int:
+        before = len(scene.of(Memory))
+        await scene.until(holds, what)
+        return len(scene.of(Memory)) - before
+
+    async def hosts(count: int) -> int:
+        aim = len(scene.of(HostMemory)) + count
+        return await posted(lambda: len(scene.of(HostMemory)) >= aim, "reading the host")
+
+    await scene.readings.start(1)
+    await scene.until(lambda: len(scene.world.lanes["gpu0"].readings) >= scene.world.limits.readings, "sure of it")
+    quiet = await hosts(20)
+    gpus.show(Gpu(0, 16 * GIB, used=GIB))
+    changed = await posted(lambda: scene.of(Memory)[-1].free == 15 * GIB, "told of the change")
+    quiet_again = await hosts(20)
+    scene.waits_on_gpu0()
+    working = await hosts(20)
+    scene.readings.close()
+    return [quiet, changed, quiet_again, working]
+
+
 async def asked(gpus: StandIn) -> list[str]:
     """A reading that is asked for before something is judged: what it tells is posted first."""
     scene = Scene(gpus, interval_s=600.0)

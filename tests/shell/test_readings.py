@@ -60,6 +60,12 @@ def test_a_lane_that_waits_for_memory_is_read_often_and_no_other(gpus: StandIn) 
     assert often > 3 * quiet
 
 
+def test_of_an_idle_lane_only_what_is_new_is_posted(gpus: StandIn) -> None:
+    quiet, changed, quiet_again, working = played(gpus, "idle")
+    assert (quiet, changed, quiet_again) == (0, 1, 0)
+    assert working >= 10
+
+
 def test_a_costly_reading_is_not_made_more_often(gpus: StandIn) -> None:
     """A twentieth of a second, a hundred times, is more than the quiet interval."""
     often, quiet = played(gpus, "costly")
