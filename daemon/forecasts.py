@@ -5,7 +5,6 @@ Nothing is written between a session's last item and the next one's first: what 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,15 +55,15 @@ class Forecasts:
         self._quiesced: dict[str, Quiesced] = {}  # by lane
         self._paused: set[int] = set()  # generations whose run says nothing of the model's speed
 
-    def heard(self, decision: Decision, seq: int | None) -> None:
-        """Remember, predict, hold against. `seq` is None where the decision could not be recorded."""
+    def heard(self, decision: Decision, seq: int | None, recorded_at: float) -> None:
+        """Remember, predict, hold against. seq: its number in the record, None where it is not in it."""
         event = decision.event
         if isinstance(event, Quiesced) and (found := find(decision.before, event.generation)):
             self._quiesced[found[0].name] = event
         for effect in decision.effects:
             if isinstance(effect, Promote):
                 standby = self._standbys.setdefault(effect.generation, _Standby())
-                standby.promoted_at, standby.recorded_at = event.at, time.monotonic()
+                standby.promoted_at, standby.recorded_at = event.at, recorded_at
         if isinstance(event, Committed):
             self._run_over(decision, event)
         if decision.notes and seq is not None:

@@ -1,7 +1,7 @@
-"""The one consumer of the one inbox: event → step → record → tell → perform. Knows the core, and three callables.
+"""The one consumer of the one inbox: event → step → record → perform → tell. Knows the core, and three callables.
 
 An event is taken as soon as it is posted, unless another is in hand: then it waits its turn. So the answer to a
-worker's last item leaves in the same turn of the event loop in which it came.
+worker's last item leaves in the same turn of the event loop in which it came, and before anything is logged of it.
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ class Loop:
         world: World,
         *,
         record: Record,
-        tell: Callable[[Decision, int | None], None],
+        tell: Callable[[Decision, int | None, float], None],
         perform: Callable[[Effect], None],
         blocked: Callable[[str], None],
         unblocked: Callable[[int, float], None],
     ) -> None:
-        """blocked: told once why nothing can be recorded; unblocked: after how many decisions and seconds it can be."""
+        """tell: of a decision, with its number in the record (None: it is not in it), and when it was recorded.
+
+        blocked: told once why nothing can be recorded; unblocked: after how many decisions and seconds it can be.
+        """
         self.world = world
         self.recent: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
         self._record = record
@@ -153,10 +156,20 @@ class Loop:
             while self._inbox:
                 event, answer = self._inbox[0]
                 decision = step(self.world, event)
-                if decision.matters and not self._recorded(decision, answer):
-                    return
+                seq = None
+                if decision.matters:
+                    try:
+                        seq = self._record(decision)
+                    except RecordFailed as failure:
+                        if not self._goes_unrecorded(decision, answer, str(failure)):
+                            return
+                    else:
+                        self._tell_unblocked_once()
+                recorded_at = time.monotonic()
                 self._inbox.popleft()
                 self._adopt(decision, answer)
+                if decision.matters:
+                    self._tell(decision, seq, recorded_at)
                 mattered = mattered or decision.matters or isinstance(event, Tick)
         except Exception as bug:  # noqa: BLE001 - any at all
             # A bug of ours: nothing more is decided; `until` raises it, with what led to it, and ends the daemon.
@@ -170,28 +183,22 @@ class Loop:
             self._set_timer()
             self._wake()
 
-    def _recorded(self, decision: Decision, answer: asyncio.Future[Decision] | None) -> bool:
-        try:
-            seq = self._record(decision)
-        except RecordFailed as failure:
-            if decision.after.stopping:
-                # Nothing new is begun any more, and what is done the outputs prove: the end is not held up.
-                self._tell_blocked_once(str(failure))
-                self._tell(decision, None)
-                return True
-            why = f"{failure}; nothing new is started until it can be"
-            self._tell_blocked_once(str(failure))
-            self._blocked = why
-            if isinstance(decision.event, _COMMANDS) and answer is not None:
-                self._inbox.popleft()
-                answer.set_result(Decision(self.world, self.world, decision.event, refused=why))
-            self._retry = asyncio.get_running_loop().call_later(RETRY_RECORD_S, self._try_again)
-            return False
+    def _goes_unrecorded(self, decision: Decision, answer: asyncio.Future[Decision] | None, failure: str) -> bool:
+        """Whether the decision is acted on though it could not be recorded; else it, or who asked for it, waits."""
+        self._tell_blocked_once(failure)
+        if decision.after.stopping:
+            return True  # nothing new is begun any more, and what is done the outputs prove: the end is not held up
+        self._blocked = f"{failure}; nothing new is started until it can be"
+        if isinstance(decision.event, _COMMANDS) and answer is not None:
+            self._inbox.popleft()
+            answer.set_result(Decision(self.world, self.world, decision.event, refused=self._blocked))
+        self._retry = asyncio.get_running_loop().call_later(RETRY_RECORD_S, self._try_again)
+        return False
+
+    def _tell_unblocked_once(self) -> None:
         if self.unrecorded is not None:
             self.unrecorded = None
             self._tell_unblocked(len(self._inbox), time.monotonic() - self._blocked_at)
-        self._tell(decision, seq)
-        return True
 
     def _tell_blocked_once(self, why: str) -> None:
         if self._blocked is None and self.unrecorded is None:

@@ -279,7 +279,7 @@ class Service:
         if hasattr(self, "_feed"):
             self._feed.tell(story, seq, moment)
 
-    def _tell_decision(self, decision: Decision, seq: int | None) -> None:
+    def _tell_decision(self, decision: Decision, seq: int | None, recorded_at: float) -> None:
         moment = datetime.now(UTC)
         if decision.after.stopping and not decision.before.stopping:
             self._stop_asked_at = time.monotonic()
@@ -295,7 +295,7 @@ class Service:
             self._register.keep_output(note)
             if isinstance(note, ENDED):
                 self._specs.pop(note.session, None)
-        self._forecasts.heard(decision, seq)
+        self._forecasts.heard(decision, seq, recorded_at)
 
     def _record(self, decision: Decision) -> int:
         specs: dict[str, SessionSpec] = {}

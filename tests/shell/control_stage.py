@@ -195,10 +195,10 @@ class Stage:
 
         forecasts = Forecasts(store.predictions, lambda write: write(), say)
 
-        def tell(decision: Decision, seq: int | None) -> None:
+        def tell(decision: Decision, seq: int | None, recorded_at: float) -> None:
             for note in decision.notes:
                 say(note, seq)
-            forecasts.heard(decision, seq)
+            forecasts.heard(decision, seq, recorded_at)
 
         self.loop = Loop(
             World(lanes={name: Lane(name, since=now()) for name in self._lanes}),

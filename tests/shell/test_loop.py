@@ -50,7 +50,7 @@ class Diary:
         self.told.append(f"record {type(decision.event).__name__}")
         return len(self.told)
 
-    def tell(self, decision: Decision, seq: int | None) -> None:
+    def tell(self, decision: Decision, seq: int | None, recorded_at: float) -> None:
         self.told.append(f"tell {type(decision.event).__name__}")
 
     def perform(self, effect: Effect) -> None:
@@ -85,11 +85,11 @@ def run(test: Callable[[Loop, Diary], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(main())
 
 
-def test_a_decision_is_recorded_then_told_then_performed() -> None:
+def test_a_decision_is_recorded_then_performed_then_told() -> None:
     async def body(loop: Loop, diary: Diary) -> None:
         decision = await loop.ask(Queued(now(), Session("a", 1)))
         assert decision.refused is None
-        assert diary.told == ["record Queued", "tell Queued", "perform StartStandby"]
+        assert diary.told == ["record Queued", "perform StartStandby", "tell Queued"]
 
     run(body)
 
@@ -107,8 +107,8 @@ def test_an_event_posted_by_an_effect_waits_its_turn() -> None:
         assert diary.told[start : start + 5] == [
             "perform StartStandby",
             "posted",
+            "tell Queued",
             "record Ready",
-            "tell Ready",
             "perform Promote",
         ]
 
@@ -119,7 +119,7 @@ def test_the_answer_to_an_event_leaves_in_the_same_turn() -> None:
     async def body(loop: Loop, diary: Diary) -> None:
         loop.post(Queued(now(), Session("a", 1)))
         loop.post(Ready(now(), 1, Tier.WARM, 1.0, 10))
-        assert diary.told[-1] == "perform Promote"  # no await between
+        assert diary.told[-2:] == ["perform Promote", "tell Ready"]  # no await between
 
     run(body)
 
