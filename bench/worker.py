@@ -87,6 +87,7 @@ CASES: Final = (
     Case("convolutions, JPEG", "cnn", "jpeg", 6_000, 64, read_images),
     Case("dense, .npy", "mlp", "x.npy", 12_000, 64, read_npy),
     Case("convolutions, JSON lines out", "cnn", "x.npy", 12_000, 64, read_npy, "jsonl"),
+    Case("dense, JSON lines out", "mlp", "x.npy", 12_000, 64, read_npy, "jsonl"),
 )
 
 

@@ -94,18 +94,21 @@ def to_session(
     order: float,
     waiting: frozenset[str],
     *,
+    submission: str = "",
     cursor: int | None = None,
     begun: bool = False,
 ) -> Session:
     """The session as the core takes it. `found`: the inspector's answer, empty where it was not asked.
 
-    `cursor` and `begun` are those of an earlier run, where the record has one; else the inspection tells.
+    `submission`: as `Session` has it. `cursor` and `begun` are those of an earlier run, where the record has one; else
+    the inspection tells.
     """
     resumable = spec.run is None or spec.prepare
     resume_at = (found.get("cursor") or 0 if cursor is None else cursor) if resumable else 0
     return Session(
         name=spec.name,
         order=order,
+        submission=submission,
         priority=spec.priority,
         device=spec.device,
         profile=_profile(spec, found),

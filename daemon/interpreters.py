@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from daemon.processes import signal_name
+
 OLDEST: Final = (3, 9)  # what baton.py runs in
 ASK_TIMEOUT_S: Final = 30.0  # an environment on a slow disk; a program that is no Python may wait for ever
 ANSWER_LIMIT_BYTES: Final = 4096
@@ -29,7 +31,8 @@ def unfit(python: str, environment: Mapping[str, str]) -> str | None:
     if status != 0 or version is None:
         last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it printed nothing")
         shown = "".join(character if character.isprintable() else "?" for character in last)[:200]
-        return f"{python!r} is no Python that works (exit status {status}: {shown}); name a Python interpreter"
+        ended = f"exit status {status}" if status >= 0 else f"killed by {signal_name(-status)}"
+        return f"{python!r} is no Python that works ({ended}: {shown}); name a Python interpreter"
     if (int(version[1]), int(version[2])) < OLDEST:
         return f"{python!r} is Python {version[1]}.{version[2]}, and baton.py needs 3.9 or newer; name a newer one"
     return None
@@ -53,28 +56,30 @@ def _asked(python: str, environment: Mapping[str, str]) -> tuple[int | None, str
                 stderr=its_answer,
                 start_new_session=True,
             )
-        said = _read(answer.fileno(), until)
-    ended = _ends(child.pid, until)
+        pidfd = os.pidfd_open(child.pid)
+        said = _read(answer.fileno(), pidfd, until)
+    ended = bool(_ready(until, pidfd))
+    os.close(pidfd)
     os.killpg(child.pid, signal.SIGKILL)  # it is not waited for yet, so the number is its group's still
     status = child.wait()
     return status if ended else None, said.decode(errors="replace")
 
 
-def _ends(pid: int, until: float) -> bool:
-    """Whether our child ends before the moment `until`."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        return bool(select.select([pidfd], [], [], max(0.0, until - time.monotonic()))[0])
-    finally:
-        os.close(pidfd)
-
-
-def _read(fd: int, until: float) -> bytes:
-    """What comes before the end of file, the limit, or the moment `until`."""
-    said = b""
+def _ready(until: float, *fds: int) -> list[int]:
+    """Which of them can be read (a pidfd: has ended); waits for one until the moment `until`."""
     poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    while len(said) < ANSWER_LIMIT_BYTES and poll.poll(max(0.0, until - time.monotonic()) * 1000):
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000)]
+
+
+def _read(fd: int, pidfd: int, until: float) -> bytes:
+    """What comes before the end of file, the limit, the moment `until`, or that of the process's end.
+
+    One that it leaves in the background may hold the pipe for as long as it likes.
+    """
+    said = b""
+    while len(said) < ANSWER_LIMIT_BYTES and fd in _ready(until, fd, pidfd):
         chunk = os.read(fd, ANSWER_LIMIT_BYTES)
         if not chunk:
             break

@@ -42,6 +42,7 @@ class Assign(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="a
     tier: TierName
     cursor: int
     resume: bool
+    submission: str = ""
     device: DeviceAssignment
     spec: SessionSpec
     rejoin: Rejoin | None = None

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import shutil
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -17,8 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
+from daemon import inspectors
 from daemon.config import Problems
 from daemon.interpreters import unfit
 from daemon.launchers import PACKAGES, ForkServer, execute, inherited, own_environment
@@ -28,9 +25,7 @@ from daemon.sessionfile import DeviceAssignment, SessionSpec
 SERVE: Final = "daemon.worker.main:serve"
 INSPECT: Final = "daemon.worker.main:inspect"
 PRELOAD: Final = ("daemon.worker.batch", "daemon.worker.inspector")  # TensorFlow, and all that the two entries need
-INSPECT_TIMEOUT_S: Final = 180.0  # at the lowest priority, beside a running session, with TensorFlow to import
 DEATHS_LIMIT: Final = 3  # of fork servers, before no other is started
-ANSWER_LIMIT_BYTES: Final = 1 << 20
 # It needs the standard library and baton.py only, so -S (no site-packages): it is up in 40 ms. Where batond's packages
 # are, goes neither into the environment nor onto the path of the program that it starts.
 RUN_SHIM: Final = (
@@ -100,44 +95,18 @@ class Nursery:
     async def inspect(self, specs: list[SessionSpec], *, lower: Callable[[Process], None]) -> list[dict[str, Any]]:
         """What only TensorFlow can tell of built-in sessions, or a program's Python of itself: one answer each.
 
-        lower: called with the process once it is there. What is in an answer: daemon/worker/inspector.py.
-        A crash or a time-out is each remaining spec's `error`.
+        lower: called with each process that is started for it. What is in an answer: daemon/worker/inspector.py.
         """
-        models = [spec for spec in specs if spec.run is None]
-        answers = iter(await self._inspect_models(models, lower) if models else [])
-        return [next(answers) if spec.run is None else await _inspect_program(spec) for spec in specs]
 
-    async def _inspect_models(self, specs: list[SessionSpec], lower: Callable[[Process], None]) -> list[dict[str, Any]]:
-        ours, theirs = socket.socketpair()
-        answers: list[dict[str, Any]] = []
-        log_path = self._directory / "inspector.log"
-        with log_path.open("wb") as log, theirs:
-            try:
-                process = await self._built_in(
-                    INSPECT, ("inspect",), {"CUDA_VISIBLE_DEVICES": ""}, theirs, log.fileno()
-                )
-            except CannotStartError as error:
-                ours.close()
-                return [_uninspected(spec, f"cannot inspect it: {error}") for spec in specs]
-        lower(process)
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=ANSWER_LIMIT_BYTES)
-        why = f"its inspection gave no answer within {INSPECT_TIMEOUT_S:.0f} s"
-        try:
-            async with asyncio.timeout(INSPECT_TIMEOUT_S):
-                with suppress(ConnectionError):  # it died with our request unread
-                    writer.write(msgspec.json.encode({"type": "inspect", "specs": specs}) + b"\n")
-                    while len(answers) < len(specs) and (line := await reader.readline()).endswith(b"\n"):
-                        answers.append(json.loads(line))
-                if len(answers) < len(specs):
-                    why = f"its inspection ended with status {await process.exited}; see {log_path}"
-        except TimeoutError:
-            pass
-        except ValueError as error:  # no JSON, or a line without end
-            why = f"its inspection gave no answer that can be read: {error}"
-        finally:
-            process.signal_group(signal.SIGKILL)
-            writer.close()
-        return answers + [_uninspected(spec, why) for spec in specs[len(answers) :]]
+        async def start(channel: socket.socket, output_fd: int) -> Process:
+            process = await self._built_in(INSPECT, ("inspect",), {"CUDA_VISIBLE_DEVICES": ""}, channel, output_fd)
+            lower(process)
+            return process
+
+        models = [spec for spec in specs if spec.run is None]
+        of_models = iter(await inspectors.answers(models, start, self._directory / "inspections"))
+        of_programs = iter(await _inspect_programs([spec for spec in specs if spec.run is not None]))
+        return [next(of_models) if spec.run is None else next(of_programs) for spec in specs]
 
     def _heard_of(self, record: Path) -> None:
         """The exit record is for a daemon that was not there; from `close` on, that is the next one."""
@@ -198,15 +167,19 @@ class Nursery:
         return why
 
 
-async def _inspect_program(spec: SessionSpec) -> dict[str, Any]:
-    wrong = None
-    if spec.python is not None:
-        wrong = await asyncio.to_thread(unfit, spec.python, {**inherited(), **(spec.env or {})})
-    return {"error": None if wrong is None else {"key": "python", "reason": wrong}}
-
-
-def _uninspected(spec: SessionSpec, reason: str) -> dict[str, Any]:
-    return {"type": "inspected", "session": spec.name, "error": {"key": "model", "reason": reason}}
+async def _inspect_programs(specs: list[SessionSpec]) -> list[dict[str, Any]]:
+    """One answer each. Sessions of one Python and one environment ask it once; one Python is asked after the other."""
+    told: dict[tuple[str, tuple[tuple[str, str], ...]], str | None] = {}
+    answers: list[dict[str, Any]] = []
+    for spec in specs:
+        wrong = None
+        if spec.python is not None:
+            question = (spec.python, tuple((spec.env or {}).items()))
+            if question not in told:
+                told[question] = await asyncio.to_thread(unfit, spec.python, {**inherited(), **(spec.env or {})})
+            wrong = told[question]
+        answers.append({"error": None if wrong is None else {"key": "python", "reason": wrong}})
+    return answers
 
 
 def _device_environment(device: DeviceAssignment) -> dict[str, str]:

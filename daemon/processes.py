@@ -125,6 +125,11 @@ def _kill_group(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
+def signal_name(number: int) -> str:
+    """As people call it."""
+    return next((known.name for known in signal.Signals if known == number), f"signal {number}")
+
+
 def started(pid: int) -> int | None:
     """When the process started, in clock ticks since the host's boot; None when it is gone.
 

@@ -15,7 +15,7 @@ from daemon.documents import meant, shown
 
 Kind: TypeAlias = Literal["npy", "npz", "jsonl", "images", "tfrecord", "table", "callable"]
 Channels: TypeAlias = Literal[1, 3, 4]
-Scale: TypeAlias = Literal["0..255", "0..1", "-1..1"]
+Scale: TypeAlias = Literal["0..255", "0..65535", "0..1", "-1..1"]
 Resize: TypeAlias = Literal[
     "bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic"
 ]
@@ -69,7 +69,7 @@ TABLES: Final = frozenset({"input", *OPTIONS})  # keys whose values are tables, 
 _HINTS: Final = {  # what a key in one of them takes
     "size": "[height, width], each 1 to 65535",
     "channels": "1, 3 or 4",
-    "scale": "one of '0..255', '0..1', '-1..1'",
+    "scale": "one of '0..255', '0..65535', '0..1', '-1..1'",
     "resize": "one of 'bilinear', 'nearest', 'bicubic', 'area', 'lanczos3', 'lanczos5', 'gaussian', 'mitchellcubic'",
     "feature": "a string",
     "shape": "a list of sizes, as [28, 28]",

@@ -6,6 +6,7 @@ Between a check of the world and the command that rests on it nothing is awaited
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -77,7 +78,11 @@ class Submissions:
         order = views.next_order(self._world)
         sessions = [
             admission.to_session(
-                spec, found.get(spec.name, {}), order + index, admission.waits_for(spec, names, self._world)
+                spec,
+                found.get(spec.name, {}),
+                order + index,
+                admission.waits_for(spec, names, self._world),
+                submission=secrets.token_hex(8),
             )
             for index, spec in enumerate(specs)
         ]
@@ -160,7 +165,13 @@ class Submissions:
         waiting = admission.waits_for(record.spec, set(), self._world)
         order = views.next_order(self._world)
         session = admission.to_session(
-            record.spec, {"total": record.total, **found}, order, waiting, cursor=record.cursor, begun=record.core.begun
+            record.spec,
+            {"total": record.total, **found},
+            order,
+            waiting,
+            submission=record.core.submission,
+            cursor=record.cursor,
+            begun=record.core.begun,
         )
         self._check_fit(source, [session])
         await self._queue([session], [record.spec])

@@ -124,7 +124,7 @@ class Crew:
     def start(self, order: StartStandby, spec: SessionSpec, device: DeviceAssignment, *, resume: bool) -> None:
         """Start the worker that `order` asks for. Its words, or its exit, follow.
 
-        resume: the output folder holds this session's own rows, up to the cursor.
+        resume: the output folder may hold this session's own rows, up to the cursor.
         """
         worker = _Living(
             order.session.name,
@@ -141,6 +141,7 @@ class Crew:
             tier=_tier_name(order.tier),
             cursor=order.session.cursor,
             resume=resume,
+            submission=order.session.submission,
             device=device,
             spec=spec,
             rejoin=self.rejoin,

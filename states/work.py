@@ -46,6 +46,8 @@ class Session:
     `profile` is the key of what is learned of its model. Where nothing is learned yet: `guess_bytes` is its need of
     host memory, `guess_device_bytes` that of a device with memory of its own, without the context of the process
     there, `least_bytes` what it surely takes of either. `stated_bytes`: what its need on its device was said to be.
+    `submission` tells this session from others that had its name: it stays the same in every attempt, also in those
+    of a `retry`; empty where an earlier version recorded the session.
     `waits_for` holds the names of sessions that must be committed first. `begun`: its output folder may hold rows
     of its own, to go on from. `errors`: of the items before `cursor`, those that were skipped.
     `out_of_memory`: how often it ran out of memory; from the first time on it gets a device of its own.
@@ -78,6 +80,7 @@ class Session:
     cancelled: bool = False
     not_before: float = 0.0
     queued_at: float = 0.0
+    submission: str = ""
 
     @property
     def rank(self) -> tuple[int, float, str]:

@@ -38,7 +38,7 @@ def run(channel: baton.Channel, assigned: DeviceAssignment, target: str) -> None
     target: TensorFlow's name of the device for weights and computation; see device.target.
     """
     spec = models.pinned(msgspec.convert(channel.assignment["spec"], SessionSpec))
-    session = BatchSession(channel, spec, assigned, target, resume=bool(channel.assignment.get("resume")))
+    session = BatchSession(channel, spec, assigned, target)
     wanted: str | None = str(channel.assignment["tier"])
     with contextlib.closing(session):
         while wanted is not None:
@@ -52,15 +52,12 @@ def run(channel: baton.Channel, assigned: DeviceAssignment, target: str) -> None
 class BatchSession:
     """A built-in session in its worker: the model, its input and its output."""
 
-    def __init__(
-        self, channel: baton.Channel, spec: SessionSpec, assigned: DeviceAssignment, target: str, *, resume: bool
-    ) -> None:
+    def __init__(self, channel: baton.Channel, spec: SessionSpec, assigned: DeviceAssignment, target: str) -> None:
         if spec.model is None or spec.input is None or spec.output is None:
             raise baton.Failure("internal", f"session '{spec.name}' has no model, input and output")
         self._channel = channel
         self._device = assigned
         self._target = target
-        self._resume = resume
         self._spec = spec
         self._model_path = Path(spec.model)
         self._input_name = formats.called(spec)
@@ -114,8 +111,10 @@ class BatchSession:
         signature = self._staged.signature
         check_batch_size(self._spec, signature.fixed_batch)
         source = formats.open_input(self._spec, signature)
-        identity = identity_of(self._spec, signature, source)
-        manifest = folder.survey(self._directory, identity, overwrite=self._spec.overwrite, resume=self._resume)
+        told = self._channel.assignment
+        identity = identity_of(self._spec, signature, source, submission=str(told.get("submission") or ""))
+        resume = bool(told.get("resume"))
+        manifest = folder.survey(self._directory, identity, overwrite=self._spec.overwrite, resume=resume)
         self._rows = outputs.Rows(self._directory, identity, manifest, source.names)
         self._committer = outputs.Committer(self._rows)
         skip = self._spec.on_error == "skip"
@@ -217,8 +216,11 @@ class BatchSession:
             traceback.print_exc(file=sys.stderr)
 
 
-def identity_of(spec: SessionSpec, signature: Signature, source: Input) -> folder.Identity:
-    """What the session's rows are told by. `source`: its input, opened. Raises Refused (output): not to be kept."""
+def identity_of(spec: SessionSpec, signature: Signature, source: Input, *, submission: str = "") -> folder.Identity:
+    """What the session's rows are told by. `source`: its input, opened. Raises Refused (output): not to be kept.
+
+    submission: as `assign` tells it; empty where the session is not queued yet.
+    """
     assert spec.model is not None
     return folder.Identity(
         session=spec.name,
@@ -227,6 +229,8 @@ def identity_of(spec: SessionSpec, signature: Signature, source: Input) -> folde
         total=source.total,
         signature=signature.name,
         format=outputs.format_of(spec, signature, varies=source.varies),
+        submission=submission,
+        skip=spec.on_error == "skip",
     )
 
 

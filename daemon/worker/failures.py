@@ -54,7 +54,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     # Keras re-raises as RuntimeError and ValueError, TensorFlow's start-up as RuntimeError
     speaks = isinstance(error, tf.errors.OpError | RuntimeError | ValueError)
-    return speaks and not isinstance(error, tf.errors.InvalidArgumentError) and bool(OUT_OF_MEMORY.search(str(error)))
+    return speaks and not isinstance(error, tf.errors.InvalidArgumentError) and bool(OUT_OF_MEMORY.search(_text(error)))
 
 
 def out_of_memory(doing: str, error: Exception, item: int | None = None) -> baton.Failure:
@@ -66,10 +66,23 @@ def out_of_memory(doing: str, error: Exception, item: int | None = None) -> bato
 
 def first_line(error: Exception) -> str:
     """The line of an error's text that says what happened; TensorFlow's begin with where it happened."""
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    text = error.message if isinstance(error, tf.errors.OpError) else _text(error)
     if isinstance(error, UnicodeDecodeError):  # TensorFlow quotes bytes of a record, and pybind trips over them
         text = error.object.decode("utf-8", "backslashreplace")
     text = DECORATION.sub("", text.split("[[")[0])
     lines = [line.strip() for line in text.splitlines() if not NOISE.match(line.strip())]
     line = lines[0] if lines else type(error).__name__
     return line.rstrip(".;:")[:400]
+
+
+def told(error: BaseException) -> str:
+    """What a session's own code raised: its type, and the line that says what happened."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if isinstance(error, Exception) else name
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - the type is a session's own, and so is the code that makes it a text
+        return ""

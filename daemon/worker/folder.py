@@ -11,7 +11,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -30,7 +30,7 @@ class OutputFile(msgspec.Struct, frozen=True):
     """One output tensor. `shape` is the whole array's, items first (0 where nobody knows how many); () in lines."""
 
     name: str
-    file: str
+    file: Annotated[str, msgspec.Meta(pattern=r"^[^/]+\.(npy|jsonl)$")]  # here, and nothing else: it may be removed
     dtype: str
     shape: tuple[int, ...]
 
@@ -38,11 +38,13 @@ class OutputFile(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`session.json`: whose rows these are, how many of them count, and how many of those are errors.
 
+    `submission` is the one that wrote here last: see `Identity`.
     `outputs` is empty as long as every item was an error: the model has not shown yet what it gives. `bytes`: of
     `outputs.jsonl`, as many as those rows have. `total` is null where the input does not tell it.
     """
 
     session: str
+    submission: str = ""
     model_fingerprint: str
     input_fingerprint: str
     signature: str = ""
@@ -57,7 +59,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes rows a session's own: resumed with another model or input, they would not fit together."""
+    """What makes rows a session's own: resumed with another model or input, they would not fit together.
+
+    submission: tells this session from earlier ones of its name; the same in all its attempts. skip: items may fail.
+    """
 
     session: str
     model_fingerprint: str
@@ -65,6 +70,15 @@ class Identity:
     total: int | None
     signature: str
     format: RowFormat = "npy"
+    submission: str = ""
+    skip: bool = True
+
+    def owns(self, manifest: Manifest, *, resume: bool) -> bool:
+        """Whether this very submission wrote the manifest. Where it has no name, `resume` is the daemon's word for it.
+
+        That the session was told to go proves nothing: it may have ended before it wrote, and left another's as it was.
+        """
+        return manifest.submission == self.submission if self.submission else resume
 
     def differs_from(self, manifest: Manifest) -> str | None:
         """Why the manifest's rows are not this session's, or None."""
@@ -78,12 +92,15 @@ class Identity:
             return "its rows are of another version of the input"
         if manifest.format != self.format:
             return f"its rows are kept as {manifest.format}, and this session's as {self.format}"
+        if manifest.errors and not self.skip:
+            return f'{manifest.errors} of its rows are of items that failed, and on_error is not "skip" any more'
         return None
 
     def fresh(self, outputs: tuple[OutputFile, ...]) -> Manifest:
         """The manifest to begin with."""
         return Manifest(
             session=self.session,
+            submission=self.submission,
             model_fingerprint=self.model_fingerprint,
             input_fingerprint=self.input_fingerprint,
             signature=self.signature,
@@ -102,8 +119,9 @@ class NoRoomError(Refused):
 def survey(directory: Path, identity: Identity, *, overwrite: bool, resume: bool) -> Manifest | None:
     """Whether the session may write there; changes nothing. The manifest to resume from, or None to begin anew.
 
-    An unfinished manifest of its own is resumed from. resume: also where rows were to be overwritten, as those are
-    its own by now, and where it is complete. Raises Refused (output): not writable, or not to be overwritten.
+    An unfinished manifest of the session is resumed from. One of this very submission also where rows were to be
+    overwritten, as those are its own by now, and where it is complete. resume: the daemon says that it may have
+    written. Raises Refused (output): not writable, or not to be overwritten.
     """
     try:
         _check_writable(directory)
@@ -115,7 +133,8 @@ def survey(directory: Path, identity: Identity, *, overwrite: bool, resume: bool
 def _judge(directory: Path, identity: Identity, *, overwrite: bool, resume: bool) -> Manifest | None:
     manifest = read_manifest(directory)
     foreign = None if manifest is None else identity.differs_from(manifest)
-    if manifest is not None and foreign is None and (resume or not (overwrite or manifest.complete)):
+    own = manifest is not None and identity.owns(manifest, resume=resume)
+    if manifest is not None and foreign is None and (own or not (overwrite or manifest.complete)):
         return manifest if manifest.cursor else None  # at 0 its files may not be all there, and hold nothing
     if overwrite or not directory.exists():
         return None

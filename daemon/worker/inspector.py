@@ -3,7 +3,8 @@
 Request, one line: `{"type": "inspect", "specs": [<SessionSpec>, ...]}`. Answer, one line for each, in order:
 `{"type": "inspected", "session", "error": null or {"key", "reason"}, "total", "cursor", "fingerprint", "tensorflow",
 "weights_bytes", "need_bytes", "device_bytes", "signature", "inputs", "outputs"}`. What was not found out because of the
-error is null.
+error is null. Before it, `{"type": "inspecting", "key"}`: what of the spec is looked into from now on, `model`, `input`
+or `output`. So who asks knows what it was when this process dies of it; whatever is raised is an `error`.
 
 `tensorflow` is its version. `weights_bytes` are those of the signature's weights once they are loaded: by the files'
 own account of shapes and dtypes, without what is saved twice or is an optimizer's; the files' size where they give
@@ -17,9 +18,12 @@ fields of `daemon.results.InspectResult`, or null.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +33,9 @@ import tensorflow as tf
 import baton
 from daemon.modelversions import version_number
 from daemon.sessionfile import SessionSpec
-from daemon.worker import fingerprint, folder, models
+from daemon.worker import children, fingerprint, folder, models
 from daemon.worker.batch import check_batch_size, identity_of
-from daemon.worker.failures import Refused
+from daemon.worker.failures import Key, Refused, told
 from daemon.worker.inputs import formats
 from daemon.worker.inputs.batches import Input, value_bytes
 from daemon.worker.signature import Signature, Tensor, item_count
@@ -51,26 +55,69 @@ DEVICE_BATCH_FACTOR: Final = 16
 DEVICE_WORKSPACE_BYTES: Final = 256 << 20
 
 
-def answer(socket_fd: int) -> None:
-    """Read the request from the socket, and write one line for each of its specs."""
-    with open(socket_fd, "r+b", buffering=0) as stream:
+class Line:
+    """The way to who asks. Code of a session's may close it, put a file in its place, and fork."""
+
+    def __init__(self, socket_fd: int) -> None:
+        self._fd = socket_fd
+        self._socket = os.fstat(socket_fd)
+        self._pid = os.getpid()
+        self.at: Key = "model"  # what was said last to be looked into
+
+    def read(self) -> bytes:
+        """The request; nothing where nobody is there to be answered."""
         request = b""
         while not request.endswith(b"\n"):
-            chunk = stream.read(1 << 16)
+            chunk = os.read(self._fd, 1 << 16)
             if not chunk:
-                return  # nobody is there to be answered
+                return b""
             request += chunk
-        for spec in json.loads(request)["specs"]:
-            line = json.dumps(_answered(msgspec.convert(spec, SessionSpec))).encode() + b"\n"
-            while line:
-                line = line[os.write(socket_fd, line) :]
+        return request
+
+    def looking_into(self, key: Key) -> None:
+        """Say that it begins."""
+        self.at = key
+        self.say({"type": "inspecting", "key": key})
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Write one line. Where that cannot be, or another process does it, this one ends."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+        try:
+            ours = os.path.samestat(os.fstat(self._fd), self._socket)
+        except OSError:
+            ours = False
+        if not ours:
+            with contextlib.suppress(OSError):  # that one may be closed as well
+                os.write(2, b"the session's code closed a file descriptor that is not its own\n")
+            os._exit(1)
+        line = json.dumps(message).encode() + b"\n"
+        while line:
+            line = line[os.write(self._fd, line) :]
 
 
-def _answered(spec: SessionSpec) -> dict[str, Any]:
-    return surveyed(spec) if spec.output is None else inspected(spec)
+def answer(socket_fd: int) -> None:
+    """Read the request from the socket, and write one line for each of its specs. Leaves no process behind."""
+    children.adopt()
+    os.environ[children.MARK] = children.mark()  # by it the daemon finds what is left when this process is killed
+    line = Line(socket_fd)
+    if request := line.read():
+        threading.Thread(target=_end_with, args=(os.dup(socket_fd),), daemon=True).start()
+        for plain in json.loads(request)["specs"]:
+            spec = msgspec.convert(plain, SessionSpec)
+            os.chdir("/")  # a function of the spec before may have had another
+            line.say(surveyed(spec, line) if spec.output is None else inspected(spec, line))
+    children.kill_descendants()
 
 
-def inspected(spec: SessionSpec) -> dict[str, Any]:
+def _end_with(socket_fd: int) -> None:
+    """End this process and its group when who asked is gone, whatever it is at: nothing more is said to it."""
+    with contextlib.suppress(OSError):
+        os.read(socket_fd, 1)  # in a copy of its own, which no code of a session's takes away from this call
+    os.killpg(0, signal.SIGKILL)
+
+
+def inspected(spec: SessionSpec, line: Line) -> dict[str, Any]:
     """The answer for one session that has `model`, `input` and `output`."""
     found: dict[str, Any] = dict.fromkeys(
         (
@@ -87,31 +134,35 @@ def inspected(spec: SessionSpec) -> dict[str, Any]:
     )
     found["tensorflow"] = tf.__version__
     try:
-        _inspect(models.pinned(spec), found)
-    except baton.Failure as failure:
-        found["error"] = _error(failure)
+        _inspect(models.pinned(spec), found, line)
+    except BaseException as error:  # noqa: BLE001 - it ran code of the session's, which may raise anything
+        found["error"] = _error(spec, error, line.at)
     return {"type": "inspected", "session": spec.name, "cursor": found.pop("cursor", 0), **found}
 
 
-def surveyed(spec: SessionSpec) -> dict[str, Any]:
+def surveyed(spec: SessionSpec, line: Line) -> dict[str, Any]:
     """The answer for a spec of a model alone."""
     error, found = None, None
+    line.looking_into("model")
     try:
         found = _survey(models.pinned(spec))
-    except baton.Failure as failure:
-        error = _error(failure)
+    except BaseException as raised:  # noqa: BLE001 - as above
+        error = _error(spec, raised, line.at)
     return {"type": "inspected", "session": spec.name, "error": error, "found": found}
 
 
-def _error(failure: baton.Failure) -> dict[str, str]:
-    """One without a key is memory's: the model does not fit on this host."""
-    return {"key": failure.key if isinstance(failure, Refused) else "model", "reason": failure.reason}
+def _error(spec: SessionSpec, error: BaseException, at: Key) -> dict[str, str]:
+    """A failure without a key is memory's, there where it was looked."""
+    if isinstance(error, baton.Failure):
+        return {"key": error.key if isinstance(error, Refused) else at, "reason": error.reason}
+    return {"key": at, "reason": f"cannot look into the {at} of '{spec.name}': {told(error)}; mend that"}
 
 
-def _inspect(spec: SessionSpec, found: dict[str, Any]) -> None:
+def _inspect(spec: SessionSpec, found: dict[str, Any], line: Line) -> None:
     assert spec.model is not None
     assert spec.input is not None
     assert spec.output is not None
+    line.looking_into("model")
     model = Path(spec.model)
     signature = models.describe(model, models.wanted_by(spec))
     found["fingerprint"] = fingerprint.of_path(model)
@@ -119,12 +170,14 @@ def _inspect(spec: SessionSpec, found: dict[str, Any]) -> None:
     found["inputs"] = _plain(signature.inputs)
     found["outputs"] = _plain(signature.outputs)
     check_batch_size(spec, signature.fixed_batch)
+    line.looking_into("input")
     source = formats.open_input(spec, signature)
     found["total"] = source.total
     weights_bytes, batch_bytes = models.weigh(model, signature.name).total_bytes, _batch_bytes(spec, signature, source)
     found["weights_bytes"] = weights_bytes
     found["need_bytes"], found["device_bytes"] = _needs(weights_bytes, batch_bytes)
     identity = identity_of(spec, signature, source)
+    line.looking_into("output")
     directory = Path(spec.output)
     manifest = folder.survey(directory, identity, overwrite=spec.overwrite, resume=False)
     found["cursor"] = manifest.cursor if manifest else 0

@@ -45,10 +45,7 @@ class JsonRows:
 
     def describe(self, results: Results) -> tuple[OutputFile, ...]:
         """The outputs that each line will have. Their shape is any, from line to line."""
-        return tuple(
-            OutputFile(name, FILE, "string" if result.dtype.hasobject else plain(result).dtype.name, ())
-            for name, result in sorted(results.items())
-        )
+        return tuple(OutputFile(name, FILE, _dtype_name(result), ()) for name, result in sorted(results.items()))
 
     def create(self, outputs: tuple[OutputFile, ...], start: int) -> None:
         """Make the file. Items before `start` are errors: no item had shown what the outputs are."""
@@ -96,20 +93,30 @@ class JsonRows:
             before = ", ".join(output.name for output in self._outputs)
             why = f"the outputs are {', '.join(sorted(results))} now, and were {before}"
             raise Refused("model", f"cannot keep the results: {why}; choose a signature that gives the same for all")
-        names = sorted(results) if results is not None else [output.name for output in self._outputs]
+        names = sorted(output.name for output in self._outputs)
         nothing = dict.fromkeys(names)
-        values = {name: _values(results[name]) for name in names} if results is not None else {}
-        return b"".join(
-            _encoder.encode({ITEM: item} | nothing) + b"\n"
-            if results is None or item in errors
-            else _encoder.encode({ITEM: item} | {name: values[name][item - start] for name in names}) + b"\n"
-            for item in range(start, end)
-        )
+        if results is None:
+            lines = [{ITEM: item} | nothing for item in range(start, end)]
+        else:
+            keys, columns = (ITEM, *names), [_values(results[name]) for name in names]
+            rows = zip(range(start, end), *columns, strict=True)
+            lines = [dict(zip(keys, row)) for row in rows]  # noqa: B905 - as long as each other
+            for item in errors:
+                lines[item - start] = {ITEM: item} | nothing
+        return _encoder.encode_lines(lines)
 
     def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _dtype_name(result: np.ndarray) -> str:
+    """Of the values, however deep they lie in rows of several lengths."""
+    if not result.dtype.hasobject:
+        return plain(result).dtype.name
+    inner = next((value for value in result.flat if isinstance(value, np.ndarray)), None)
+    return "string" if inner is None else _dtype_name(inner)
 
 
 def _values(result: np.ndarray) -> list[Any]:

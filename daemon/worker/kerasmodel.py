@@ -5,6 +5,7 @@ Knows no other format, and no batch. What it cannot take apart it loads whole, a
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -27,7 +28,8 @@ NAME: Final = "a .keras or .h5 file"
 SIGNATURE: Final = "serving_default"  # a Keras file has none; TensorFlow's name for the only one
 ZIPPED, HDF5 = ".keras", (".h5", ".hdf5")  # by these endings Keras tells its formats apart
 WEIGHTS: Final = "model.weights.h5"  # of a .keras file, which is a zip archive
-METADATA: Final = "metadata.json"  # of it, too
+CONFIG: Final = "config.json"  # of it, too: the layers
+METADATA: Final = "metadata.json"  # and this
 OPTIMIZER: Final = "optimizer"  # the group of WEIGHTS that is not loaded, as nothing is compiled
 H5_WEIGHTS: Final = "model_weights"  # the group of an .h5 file that is
 H5_MODEL: Final = "model_config"  # the attribute of an .h5 file that says what the weights belong to
@@ -180,13 +182,28 @@ def _open(path: Path, wanted: Wanted) -> Any:
 
 
 def _check_whole(path: Path) -> None:
-    """Raises Refused (model) for a file of weights alone, which looks like a model's until it is read."""
+    """Raises Refused (model) for a file without a model's layers, which looks like a model's until it is read."""
     if path.suffix not in HDF5:
+        with zipfile.ZipFile(path) as archive:
+            if CONFIG not in archive.namelist():
+                raise Refused("model", cannot(path, f"it is a zip archive without {CONFIG}", "save the model again"))
+            _check_layers(path, CONFIG, archive.read(CONFIG))
         return
     with h5py.File(path, "r") as file:
         if H5_MODEL not in file.attrs:
             why = "it holds weights alone, without the model that they belong to"
             raise Refused("model", cannot(path, why, "save the model whole, by model.save('NAME.keras')"))
+        _check_layers(path, H5_MODEL, file.attrs[H5_MODEL])
+
+
+def _check_layers(path: Path, name: str, text: str | bytes) -> None:
+    """Raises Refused (model) for what does not even look as if it told of layers."""
+    try:
+        tells = "class_name" in dict(json.loads(text))
+    except (TypeError, ValueError, RecursionError):  # no JSON, or no table
+        tells = False
+    if not tells:
+        raise Refused("model", cannot(path, f"its {name} is garbled", "save the model again"))
 
 
 def _unreadable(path: Path, told: str) -> Refused | None:
@@ -207,12 +224,13 @@ def _unreadable(path: Path, told: str) -> Refused | None:
 
 
 def _written_by(path: Path) -> str | None:
-    """The version of Keras that wrote the file."""
+    """The version of Keras that wrote the file, where that tells."""
+    version = None
     if path.suffix in HDF5:
         with h5py.File(path, "r") as file:
             version = file.attrs.get("keras_version")
     else:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, contextlib.suppress(KeyError, ValueError, AttributeError):
             version = json.loads(archive.read(METADATA)).get("keras_version")
     return version if isinstance(version, str) else None
 

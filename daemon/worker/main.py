@@ -59,7 +59,7 @@ def leave(status: int) -> NoReturn:
     What must be kept is on disk by then; only what was printed is still in buffers.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # the log's disk is full: that changes nothing of what was done
+        with contextlib.suppress(Exception):  # a full disk, or a session's code has closed it: what was done is done
             stream.flush()
     os._exit(status)
 

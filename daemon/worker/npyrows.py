@@ -76,15 +76,23 @@ class NpyRows:
 
     def reopen(self, outputs: tuple[OutputFile, ...], cursor: int, end: int) -> None:  # noqa: ARG002 - see `end`
         """Go on behind row `cursor`. Raises Refused (output) where the files are not what `outputs` says."""
-        files = {}
-        for output in outputs:
-            final = self._directory / output.file
-            partial = final.with_name(output.file + PARTIAL)
-            rows = cursor if self._total is None else self._total
-            opened = _reopened(partial if partial.exists() else final, output, rows, growing=self._total is None)
-            if opened is None:
-                raise folder.misfit(self._directory, output.file, "is not what")
-            files[output.name] = opened
+        rows = cursor if self._total is None else self._total
+        files: dict[str, tuple[BinaryIO, int]] = {}
+        with contextlib.ExitStack() as opened:  # closes those already open where one is not what it should be
+            for output in outputs:
+                final = self._directory / output.file
+                partial = final.with_name(output.file + PARTIAL)
+                path = partial if partial.exists() else final
+                if not path.is_file():
+                    raise folder.misfit(self._directory, output.file, "is not what")
+                stream = opened.enter_context(path.open("rb+", buffering=0))
+                offset = _offset(stream, output, rows)
+                if offset is None:
+                    raise folder.misfit(self._directory, output.file, "is not what")
+                if self._total is None:
+                    os.ftruncate(stream.fileno(), offset + _size_bytes(output, rows))  # what a crash left behind it
+                files[output.name] = stream, offset
+            opened.pop_all()
         self._files, self._outputs = files, outputs
 
     def put(self, start: int, end: int, results: Results | None, errors: Collection[int]) -> None:  # noqa: ARG002
@@ -111,7 +119,7 @@ class NpyRows:
             partial = self._directory / (output.file + PARTIAL)
             if self._total is None and self._files:
                 stream, _ = self._files[output.name]
-                write_all(stream.fileno(), memoryview(_header(output)), 0)
+                write_all(stream.fileno(), memoryview(_header(output, count)), 0)
                 os.fsync(stream.fileno())
             if partial.exists():
                 partial.rename(self._directory / output.file)
@@ -144,16 +152,17 @@ def _misfit(output: OutputFile, rows: np.ndarray | None) -> Refused:
     return Refused("model", f"cannot keep the results: {why}; {remedy}")
 
 
-def _header(output: OutputFile) -> bytes:
-    """NumPy leaves room in it for the number of rows to grow, so that its length is the same for any."""
+def _header(output: OutputFile, count: int) -> bytes:
+    """Of so many rows. NumPy leaves room in it for that number to grow, so that its length is the same for any."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": output.dtype, "fortran_order": False, "shape": output.shape})
+    shape = (count, *output.shape[1:])
+    np.lib.format.write_array_header_1_0(header, {"descr": output.dtype, "fortran_order": False, "shape": shape})
     return header.getvalue()
 
 
 def _created(path: Path, output: OutputFile, *, preallocated: bool) -> tuple[BinaryIO, int]:
     """A new file with its header; `preallocated`: all its space taken, so a full disk is an error here, not later."""
-    header = _header(output)
+    header = _header(output, output.shape[0])
     stream = path.open("wb+", buffering=0)
     try:
         if preallocated:
@@ -165,24 +174,16 @@ def _created(path: Path, output: OutputFile, *, preallocated: bool) -> tuple[Bin
     return stream, len(header)
 
 
-def _reopened(path: Path, output: OutputFile, rows: int, *, growing: bool) -> tuple[BinaryIO, int] | None:
-    """The file with that many rows kept, or None where it is not the one described."""
-    if not path.is_file():
+def _offset(stream: BinaryIO, output: OutputFile, rows: int) -> int | None:
+    """Where row 0 begins, or None where this is not the file described, with at least `rows` rows.
+
+    The header is one that was written here: the one to begin with, or, of a file that grew, the true one at the end.
+    """
+    headers = {_header(output, count) for count in (output.shape[0], rows)}
+    (length,) = {len(header) for header in headers}
+    if stream.read(length) not in headers or os.fstat(stream.fileno()).st_size < length + _size_bytes(output, rows):
         return None
-    stream = path.open("rb+", buffering=0)
-    try:
-        np.lib.format.read_magic(stream)
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    except ValueError:
-        return None
-    offset = stream.tell()
-    same = (shape[1:], fortran_order, dtype) == (output.shape[1:], False, np.dtype(output.dtype))
-    same &= growing or shape == output.shape
-    if not same or path.stat().st_size < offset + _size_bytes(output, rows):
-        return None
-    if growing:
-        os.ftruncate(stream.fileno(), offset + _size_bytes(output, rows))  # what a crash left behind the cursor
-    return stream, offset
+    return length
 
 
 def _size_bytes(output: OutputFile, rows: int) -> int:

@@ -42,6 +42,7 @@ def format_of(spec: SessionSpec, signature: Signature, *, varies: bool) -> RowFo
         why = f"output '{texts[0]}' is text, which has no fixed size" if texts else f"output '{ragged[0]}' is ragged"
         raise Refused("output", f'cannot keep the results as .npy: {why}; set output_format = "jsonl"')
     if spec.output_format == "npy" or (spec.output_format == "auto" and not (texts or ragged or (varies and free))):
+        _check_files_of(outputs)
         return "npy"
     complexes = [name for name, tensor in outputs.items() if tensor.dtype.startswith("complex")]
     if complexes or ITEM in outputs:
@@ -50,11 +51,19 @@ def format_of(spec: SessionSpec, signature: Signature, *, varies: bool) -> RowFo
     return "jsonl"
 
 
+def _check_files_of(outputs: Collection[str]) -> None:
+    """Raises Refused (output) unless each output has a file of its own."""
+    by_file: dict[str, str] = {}
+    for name in sorted(outputs):
+        other = by_file.setdefault(file_name(name), name)
+        if other != name:
+            why = f"outputs '{other}' and '{name}' would share the file '{file_name(name)}'"
+            remedy = 'set output_format = "jsonl", or name them apart in the signature'
+            raise Refused("output", f"cannot keep the results as .npy: {why}; {remedy}")
+
+
 def storable(results: Results, rows: int) -> None:
-    """Raises Refused (model) unless each result is `rows` rows, and has a file of its own."""
-    if len({file_name(name) for name in results}) < len(results):
-        why = f"outputs share a file name ({', '.join(sorted(results))})"
-        raise Refused("model", f"cannot keep the results: {why}; name them apart in the signature")
+    """Raises Refused (model) unless each result is `rows` rows."""
     for name, result in results.items():
         if result.ndim == 0 or result.shape[0] != rows:
             have = "a single value" if result.ndim == 0 else f"{result.shape[0]} rows"
@@ -109,7 +118,8 @@ class Rows:
         """manifest: the one to resume from, as `survey` gave it; names: of all items, if any. Touches nothing yet."""
         self._directory = directory
         self._identity = identity
-        self._manifest = manifest
+        # whichever submission began it, it is this one's from its next manifest on
+        self._manifest = msgspec.structs.replace(manifest, submission=identity.submission) if manifest else None
         self._names = names
         self._errors = ErrorLog(directory)
         self._files: RowFiles
@@ -223,12 +233,16 @@ class Rows:
         else:
             self._directory.mkdir(parents=True, exist_ok=True)
             old = folder.read_manifest(self._directory)
-            for output in old.outputs if old else ():  # else a shorter list would leave some of the old beside the new
+            leftover = old.outputs if old else ()
+            # Before the first of the old files goes, so that no manifest speaks of what is not there; it names them, so
+            # that who comes after a crash in between can clear them too.
+            folder.put_manifest(self._directory, self._identity.fresh(leftover), durable=bool(leftover))
+            for output in leftover:  # else a shorter list would leave some of the old beside the new
                 for name in (output.file, output.file + PARTIAL):
                     (self._directory / name).unlink(missing_ok=True)
-            self._put_manifest(self._identity.fresh(()), durable=False)
             self._errors.remove()
             itemlist.remove(self._directory)
+            self._manifest = self._identity.fresh(())
             self._unsynced_names = True
         self._begun = True
 

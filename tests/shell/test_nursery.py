@@ -17,8 +17,8 @@ import msgspec
 import psutil
 import pytest
 
+from daemon import inspectors, priority
 from daemon import nursery as nursery_module
-from daemon import priority
 from daemon.launchers import ForkServer, execute
 from daemon.nursery import Nursery
 from daemon.processes import CannotStartError, Process
@@ -42,6 +42,9 @@ class Child:
 
     def say(self, **order: int) -> None:
         self._line.send(json.dumps(order).encode())
+
+    def tell(self, text: str) -> None:
+        self._line.send(text.encode())
 
     def hang_up(self) -> None:
         self._line.close()
@@ -316,14 +319,16 @@ def test_a_gpu_is_shown_by_its_uuid_in_the_bus_s_order() -> None:
 
 
 @in_loop
-async def test_an_inspection_that_dies_or_hangs_is_an_error_of_each_spec(
+async def test_an_inspector_that_is_killed_or_stopped_is_an_error_of_each_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nursery = Nursery(tmp_path / "n", say=print, use_fork_server=False)
     died = await nursery.inspect([NOWHERE, NOWHERE], lower=lambda process: process.signal_group(signal.SIGKILL))
     assert [answer["session"] for answer in died] == ["m", "m"]
-    assert "ended with status -9; see " in died[0]["error"]["reason"]
-    monkeypatch.setattr(nursery_module, "INSPECT_TIMEOUT_S", 0.1)
+    for answer in died:
+        assert answer["error"]["key"] == "model"
+        assert "the process that looked into it was killed by SIGKILL, as the kernel" in answer["error"]["reason"]
+    monkeypatch.setattr(inspectors, "SPEC_TIMEOUT_S", 0.1)
     started: list[Process] = []
 
     def stop(process: Process) -> None:
@@ -331,7 +336,7 @@ async def test_an_inspection_that_dies_or_hangs_is_an_error_of_each_spec(
         process.signal_group(signal.SIGSTOP)
 
     (hung,) = await nursery.inspect([NOWHERE], lower=stop)
-    assert "no answer within 0 s" in hung["error"]["reason"]
+    assert "gave no answer within 0 s" in hung["error"]["reason"]
     assert await started[0].exited == -signal.SIGKILL
 
 
@@ -347,7 +352,7 @@ async def test_with_real_tensorflow_forked_workers_start_at_once_and_do_their_wo
         server = scene.nursery._server
         assert server is not None
         maker = await fork(server, tmp_path, "save_model")
-        maker._line.send(str(tmp_path).encode())
+        maker.tell(str(tmp_path))
         assert await maker.process.exited == 0, maker.log.read_text()
 
         model, items, output = (str(tmp_path / name) for name in ("model", "x.npy", "out"))

@@ -336,7 +336,11 @@ def test_the_daemon_side_stays_small() -> None:
         ({"image": "{ sise = [1, 1] }"}, "image", "sise: no such key; did you mean 'size'?"),
         ({"image": "{ size = [1] }"}, "image", "size: must be [height, width], each 1 to 65535, not [1]"),
         ({"image": "{ size = [0, 1] }"}, "image", "size: must be [height, width], each 1 to 65535, not [0, 1]"),
-        ({"image": '{ scale = "0..2" }'}, "image", "scale: must be one of '0..255', '0..1', '-1..1', not '0..2'"),
+        (
+            {"image": '{ scale = "0..2" }'},
+            "image",
+            "scale: must be one of '0..255', '0..65535', '0..1', '-1..1', not '0..2'",
+        ),
         ({"image": "{ channels = 2 }"}, "image", "channels: must be 1, 3 or 4, not 2"),
         ({"image": "{}"}, "image", "belongs to an input that is images; this one is a .npy file: take it out"),
         ({"features": "{ x = 3 }"}, "features", "x: must be a table, not 3"),

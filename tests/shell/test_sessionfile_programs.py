@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from daemon import interpreters
 from daemon.admission import to_session
+from daemon.nursery import Nursery
 from daemon.sessionfile import SessionSpec, parse
 from tests.shell.session_text import PROGRAM, problem, problems, table
 
@@ -145,7 +149,39 @@ def test_what_is_no_python_for_a_session_is_one_line(
     assert "\n" not in said
 
 
+def test_a_python_is_not_waited_for_longer_than_it_runs(tmp_path: Path) -> None:
+    """What it leaves in the background holds its output open, and is ended, long before that comes to its own end."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n(sleep 20; touch {tmp_path}/ended) &\nprintf 'python 3.12'\n")
+    python.chmod(0o755)
+    assert interpreters.unfit(str(python), os.environ) is None
+    assert not (tmp_path / "ended").exists()
+
+
+def test_sessions_of_one_python_ask_it_once(tmp_path: Path) -> None:
+    """And once more for each other environment."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\nkill -SEGV $$\n")
+    python.chmod(0o755)
+    session = SessionSpec(name="s", run=("x.py",), python=str(python))
+    other = msgspec.structs.replace(session, env={"A": "1"})
+
+    async def inspected() -> list[dict[str, Any]]:
+        nursery = Nursery(tmp_path / "n", say=print, use_fork_server=False)
+        free = SessionSpec(name="s", run=("true",))
+        return await nursery.inspect([session, free, session, other, other], lower=print)
+
+    told = [answer["error"] for answer in asyncio.run(inspected())]
+    why = f"{str(python)!r} is no Python that works (killed by SIGSEGV: it printed nothing); name a Python interpreter"
+    wrong = {"key": "python", "reason": why}
+    assert told == [wrong, None, wrong, wrong, wrong]
+    assert (tmp_path / "asked").read_text() == "asked\n" * 2
+
+
 def test_what_does_not_start_at_all_is_one_line_too(tmp_path: Path) -> None:
+    assert interpreters.unfit(str(tmp_path), os.environ) == (
+        f"cannot start {str(tmp_path)!r}: Permission denied; name a Python interpreter"
+    )
     binary = tmp_path / "python"
     binary.write_bytes(b"\x00\x01\x02")
     binary.chmod(0o755)

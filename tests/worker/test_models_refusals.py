@@ -43,7 +43,7 @@ def inspect(host: Host, *specs: Message) -> list[Message]:
     peer.say("inspect", specs=list(specs))
     peer.rest()
     assert host.status(peer.pid) == 0, host.log.read_text()
-    return peer.heard
+    return peer.answers()
 
 
 def test_the_inspector_refuses_in_one_line_what_cannot_be_loaded(host: Host, session: Session) -> None:

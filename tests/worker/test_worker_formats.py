@@ -46,7 +46,7 @@ def inspected(host: Host, *specs: Message) -> list[Message]:
     peer.say("inspect", specs=list(specs))
     peer.rest()
     assert host.status(peer.pid) == 0, host.log.read_text()
-    return peer.heard
+    return peer.answers()
 
 
 def manifest(session: Message) -> Message:

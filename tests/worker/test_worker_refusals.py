@@ -20,8 +20,8 @@ def inspect(host: Host, specs: list[Message]) -> list[Message]:
     peer.say("inspect", specs=specs)
     peer.rest()
     assert host.status(peer.pid) == 0, host.log.read_text()
-    assert [message["session"] for message in peer.heard] == [spec["name"] for spec in specs]
-    return peer.heard
+    assert [answer["session"] for answer in peer.answers()] == [spec["name"] for spec in specs]
+    return peer.answers()
 
 
 BAD = [
@@ -45,7 +45,7 @@ BAD = [
     ("mixed", "x.npy", {}, "input", "the model takes 3 (a, image, n); set input = {"),
     ("affine", "empty.tfrecord", {}, "input", "it has no items"),
     ("affine", "cut.tfrecord", {}, "input", "record 19 is cut short"),
-    ("affine", "garbage.tfrecord", {}, "input", "it is no TFRecord file"),
+    ("affine", "garbage.tfrecord", {}, "input", "and no TFRecord file"),
     ("affine", "wide.tfrecord", {}, "input", "'x' holds 5 values (float_list), but input 'x' takes float32 (any, 4)"),
     ("mixed", "x-0.tfrecord", {}, "input", "no feature 'a' (it has: x)"),
     ("text", "x.npy", {"output_format": "npy"}, "output", "output 'text' is text, which has no fixed size; set"),

@@ -154,7 +154,7 @@ def test_the_inspector_weighs_what_is_loaded(host: Host, spec: Spec, tmp_path: P
     peer = host.worker("inspect")
     peer.say("inspect", specs=[session for session, _ in cases])
     peer.rest()
-    for (_, weights), answer in zip(cases, peer.heard, strict=True):
+    for (_, weights), answer in zip(cases, peer.answers(), strict=True):
         assert answer["error"] is None
         batch = 8 * 4 * 4
         assert weights <= answer["weights_bytes"] < weights * 1.01 + 8192, answer  # with the graph's constants

@@ -38,6 +38,7 @@ class Peer:
         tier: str = "warm",
         cursor: int = 0,
         resume: bool = False,
+        submission: str = "",
         rejoin: Message | None = None,
     ) -> None:
         self.say(
@@ -48,6 +49,7 @@ class Peer:
             tier=tier,
             cursor=cursor,
             resume=resume,
+            submission=submission,
             device={"kind": "cpu", "index": None, "uuid": None, "memory_limit_bytes": None},
             spec=spec,
             rejoin=rejoin,
@@ -79,6 +81,10 @@ class Peer:
 
     def types(self) -> list[str]:
         return [message["type"] for message in self.heard if message["type"] != "progress"]
+
+    def answers(self) -> list[Message]:
+        """An inspector's, one for each spec; what it says on the way to them left out."""
+        return [message for message in self.heard if message["type"] == "inspected"]
 
     def one(self, type_: str) -> Message:
         """The only message of that type."""

@@ -12,6 +12,7 @@ from daemon.sessionfile import SessionSpec
 from daemon.worker.inputs import columns
 from daemon.worker.inputs.batches import Batch, Shapes, ahead, only_input, refused
 from daemon.worker.inputs.columns import Column
+from daemon.worker.inputs.tfrecord import is_compressed
 from daemon.worker.signature import Signature, Tensor, shape_text
 
 
@@ -68,6 +69,7 @@ def open_npy(files: list[Path], signature: Signature, spec: SessionSpec) -> Arra
         raise refused(str(spec.input), why, "set input = one of them")
     remedy = f"set input = {{ {', '.join(f'{name} = …' for name in signature.inputs)} }}, a .npy file for each"
     name = only_input(files[0], "a .npy file holds one tensor", signature, remedy)
+    _check_unpacked(files[0])
     return ArraysInput({name: columns.of_npy(files[0])}, signature)
 
 
@@ -76,6 +78,7 @@ def open_npz(files: list[Path], signature: Signature, spec: SessionSpec) -> Arra
     if len(files) > 1:
         why = f"{len(files)} .npz files match, and rows are numbered through one"
         raise refused(str(spec.input), why, "set input = one of them")
+    _check_unpacked(files[0])
     found = columns.of_npz(files[0])
     if len(found) == len(signature.inputs) == 1:
         found = {next(iter(signature.inputs)): next(iter(found.values()))}
@@ -99,6 +102,11 @@ def open_table(table: Mapping[str, Path], signature: Signature) -> ArraysInput:
             why = f"the model takes '{name}' too, which input has no file for"
             raise refused(next(iter(table.values())), why, f"set input = {{ {name} = …, … }}")
     return ArraysInput({name: columns.of_npy(table[name]) for name in signature.inputs}, signature)
+
+
+def _check_unpacked(file: Path) -> None:
+    if is_compressed(file):
+        raise refused(file, "it is a gzip file", "unpack it, or write it with numpy.savez_compressed instead")
 
 
 def _check(name: str, column: Column, wanted: Tensor) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import math
 import mmap
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +16,19 @@ from typing import IO, Final, Protocol
 
 import numpy as np
 
-from daemon.worker.failures import first_line
+from daemon.worker.failures import Refused, first_line
 from daemon.worker.inputs.batches import refused
 
 # The part of a ZIP member's own header that comes before its name: how long name and extra field are, which the
 # archive's directory does not tell. https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.7
 LOCAL_HEADER: Final = struct.Struct("<26x2H")
+
+# What stands before an array's values, https://numpy.org/neps/nep-0001-npy-format.html: eight bytes, the length of the
+# header, as the version has it, the header. NumPy reads none that is longer than this; a usual one has 118 bytes.
+HEADER_LENGTHS: Final = {(1, 0): struct.Struct("<H"), (2, 0): struct.Struct("<I"), (3, 0): struct.Struct("<I")}
+MAGIC_BYTES: Final = 8
+HEADER_LIMIT_BYTES: Final = 10_000
+SIZE_LIMIT: Final = 1 << 63  # no array has as many rows, columns or bytes
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Layout:
     @property
     def size_bytes(self) -> int:
         """Of all its values."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Column(Protocol):
@@ -63,7 +74,7 @@ class Stored:
         if layout.fortran_order and len(layout.shape) > 1:
             yield from self._mapped_rows(start, size)
             return
-        row_values = int(np.prod(layout.shape[1:], dtype=np.int64))
+        row_values = math.prod(layout.shape[1:])
         with self.path.open("rb", buffering=0) as stream:
             stream.seek(layout.offset + start * row_values * layout.dtype.itemsize)
             for first in range(start, total, size):
@@ -96,7 +107,7 @@ class Compressed:
     def rows(self, start: int, size: int) -> Iterator[np.ndarray]:
         """As `Column` says."""
         layout, total = self.layout, self.layout.shape[0]
-        row_values = int(np.prod(layout.shape[1:], dtype=np.int64))
+        row_values = math.prod(layout.shape[1:])
         row_bytes = row_values * layout.dtype.itemsize
         with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
             stream.seek(layout.offset + start * row_bytes)
@@ -124,7 +135,11 @@ def of_npz(path: Path) -> dict[str, Column]:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             return {info.filename.removesuffix(".npy"): _of_member(path, archive, info) for info in members}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the two last: a method, a password
+    except Refused:
+        raise
+    except Exception as error:  # of damaged bytes, zipfile and each of its decompressors raises what it likes
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek to where nothing can be
+            raise
         raise refused(path, f"it is no .npz file ({first_line(error)})", "write it again") from error
 
 
@@ -146,17 +161,49 @@ def _of_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> C
 
 
 def _layout(path: Path, what: str, stream: IO[bytes]) -> Layout:
+    """What the header at the stream's beginning says. Raises Refused (input), whatever is written there."""
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(stream)
+        shape, fortran_order, dtype, offset = _header(stream)
     except ValueError as error:
         raise refused(path, f"{what} is no .npy file ({first_line(error)})", "write it again") from error
     if dtype.hasobject:
         raise refused(path, f"{what} holds Python objects", "write it with a plain dtype")
     if not shape:
         raise refused(path, f"{what} is a single value, without items", "write it again")
-    return Layout(shape, fortran_order, dtype, stream.tell())
+    layout = Layout(shape, fortran_order, dtype, offset)
+    if dtype.itemsize == 0 or min(shape) < 0 or max(*shape, layout.size_bytes) >= SIZE_LIMIT:
+        why = f"{what} is no .npy file (no array has the shape that its header tells of)"
+        raise refused(path, why, "write it again")
+    return layout
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether in Fortran order, dtype, and where the values begin. Raises ValueError.
+
+    No more is read than a header takes, however long the file says that its own is.
+    """
+    begin = stream.read(MAGIC_BYTES)
+    version = np.lib.format.read_magic(io.BytesIO(begin))
+    if version not in HEADER_LENGTHS:
+        raise ValueError(f"its format is version {version[0]}.{version[1]}; known are 1.0, 2.0 and 3.0")
+    length = stream.read(HEADER_LENGTHS[version].size)
+    if len(length) < HEADER_LENGTHS[version].size:
+        raise ValueError("it ends in its header")
+    (header_bytes,) = HEADER_LENGTHS[version].unpack(length)
+    if header_bytes > HEADER_LIMIT_BYTES:
+        raise ValueError(f"its header has {header_bytes} bytes; at most {HEADER_LIMIT_BYTES} are read")
+    header = stream.read(header_bytes)
+    if len(header) < header_bytes:
+        raise ValueError("it ends in its header")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a garbled header, Python's parser warns of what it reads
+            shape, fortran_order, dtype = read(io.BytesIO(length + header))
+    except Exception as error:  # NumPy has Python's parser read it, which raises what it likes
+        raise ValueError("its header is garbled") from error
+    if any(isinstance(size, bool) for size in shape):
+        raise ValueError("its header is garbled")
+    return shape, fortran_order, dtype, len(begin) + len(length) + header_bytes
 
 
 def _check_length(path: Path, what: str, expected_bytes: int, size_bytes: int) -> None:

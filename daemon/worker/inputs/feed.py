@@ -2,15 +2,19 @@
 
 The function is called with `input_args`, and gives a `tf.data.Dataset` or any other iterable of items, not batches: the
 same ones in the same order at every call. One that takes a parameter `start` gives the items from that position on;
-of any other the items before the cursor are read, and let go.
+of any other the items before the cursor are read, and let go. Its module is imported, and all of it runs, in the
+session's `cwd`. Wherever code of the session's runs, it may raise anything: `_blame` tells that as the input's fault.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.machinery
 import inspect
 import itertools
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +23,7 @@ from typing import Any, Final
 import tensorflow as tf
 
 from daemon.sessionfile import SessionSpec
-from daemon.worker.failures import Refused, first_line, is_out_of_memory
+from daemon.worker.failures import Refused, is_out_of_memory, told
 from daemon.worker.inputs.batches import BATCHES_AHEAD, Batch, Shapes, ahead, refused
 from daemon.worker.inputs.values import Arrays, Assembler, UnfitError
 from daemon.worker.signature import Signature
@@ -62,7 +66,7 @@ class FeedInput:
             if self._is_uniform(given):
                 return self._batched(given, start, size)
             given = given.as_numpy_iterator()
-        return ahead(self._read(itertools.islice(iter(given), unread, None), start, size))
+        return ahead(self._read(itertools.islice(self._iterator(given), unread, None), start, size))
 
     def fault(self, start: int, end: int) -> tuple[int, str] | None:  # noqa: ARG002 - `_read` names it itself
         """Never told: what is no item is named where it is met."""
@@ -75,17 +79,18 @@ class FeedInput:
     # What it is
 
     def _has_start(self) -> bool:
-        try:
-            return START in inspect.signature(self._function).parameters
-        except (TypeError, ValueError):  # a built-in one that does not say
-            return False
+        with self._own("asking it for its parameters"):
+            try:
+                return START in inspect.signature(self._function).parameters
+            except (TypeError, ValueError):  # a built-in one that does not say
+                return False
 
     def _call(self, start: int) -> Any:
-        try:
+        with self._own("calling it"):
             given = self._function(**self._arguments, **({START: start} if self._takes_start else {}))
-        except (Exception, SystemExit) as error:
-            raise self._raised("calling it", error) from error
-        if isinstance(given, Mapping | str | bytes) or not hasattr(given, "__iter__"):
+        with self._own("asking what it returned for its items"):
+            is_iterable = hasattr(given, "__iter__") and not isinstance(given, Mapping | str | bytes)
+        if not is_iterable:
             why = f"it returned a {type(given).__name__}"
             raise refused(self._called, why, "have it return a tf.data.Dataset, or an iterable of items")
         if isinstance(given, tf.data.Dataset):
@@ -100,17 +105,23 @@ class FeedInput:
             if count == tf.data.INFINITE_CARDINALITY:
                 raise refused(self._called, "its data set never ends", "have it take() a number of items")
             return None if count == tf.data.UNKNOWN_CARDINALITY else count
-        try:
-            return len(self._given)
-        except (TypeError, NotImplementedError):  # a generator
-            return None
+        with self._own("the len() of what it returned"):
+            try:
+                return len(self._given)
+            except (TypeError, NotImplementedError):  # a generator
+                return None
+
+    def _iterator(self, given: Any) -> Iterator[Any]:
+        with self._own("the iter() of what it returned"):
+            return iter(given)
 
     def _check_first(self) -> None:
         """See that the first item fits; when items may be left out, one of the first. There may be none at all."""
-        first = self._given.as_numpy_iterator() if isinstance(self._given, tf.data.Dataset) else iter(self._given)
+        is_dataset = isinstance(self._given, tf.data.Dataset)
+        first = self._given.as_numpy_iterator() if is_dataset else self._iterator(self._given)
         wrong: Refused | None = None
         for item, value in enumerate(itertools.islice(self._guarded(first, 0), TRIED)):
-            found = self._item(value)
+            found = self._item(item, value)
             if not isinstance(found, str):
                 return
             wrong = wrong or self._unfit(item, found)
@@ -147,7 +158,7 @@ class FeedInput:
 
     def _read(self, values: Iterator[Any], start: int, size: int) -> Iterator[Batch]:
         values = self._guarded(values, start)
-        while items := [self._item(value) for value in itertools.islice(values, size)]:
+        while items := [self._item(item, value) for item, value in enumerate(itertools.islice(values, size), start)]:
             if self.total is not None and start + len(items) >= self.total:
                 beyond = start + len(items) - self.total or sum(1 for _ in itertools.islice(values, 1))
                 if beyond:
@@ -159,11 +170,14 @@ class FeedInput:
             yield batch
             start = batch.end
 
-    def _item(self, value: Any) -> Arrays | str:
+    def _item(self, item: int, value: Any) -> Arrays | str:
         try:
             return self._assembler.item(value)
         except UnfitError as error:
             return str(error)
+        except BaseException as error:
+            _blame(self._called, f"its item {item}", error, item)
+            raise
 
     def _guarded(self, values: Iterator[Any], start: int) -> Iterator[Any]:
         """The values; what the function's code raises is told with the item it happened at. It cannot be skipped."""
@@ -172,45 +186,68 @@ class FeedInput:
                 value = next(values)
             except StopIteration:
                 return
-            except (Exception, SystemExit) as error:
-                if is_out_of_memory(error):
-                    raise
-                raise self._raised(f"its item {item}", error, item) from error
+            except BaseException as error:
+                _blame(self._called, f"its item {item}", error, item)
+                raise
             yield value
+
+    def _own(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return _own(self._called, doing)
 
     def _unfit(self, item: int, why: str) -> Refused:
         return refused(
             self._called, f"item {item} is no item of this model: {why}", "have it give what the model takes", item
         )
 
-    def _raised(self, doing: str, error: BaseException, item: int | None = None) -> Refused:
-        return refused(self._called, f"{doing} raised {_told(error)}", "mend it", item)
+
+@contextlib.contextmanager
+def _own(called: str, doing: str) -> Iterator[None]:
+    """Around what runs code of the session's."""
+    try:
+        yield
+    except BaseException as error:
+        _blame(called, doing, error)
+        raise
+
+
+def _blame(called: str, doing: str, error: BaseException, item: int | None = None) -> None:
+    """Raises Refused (input) for what code of the session's raised, unless that was told already, or is no fault of it.
+
+    No fault is memory that ran out, which is tried again, and that this process was interrupted.
+    """
+    if not (isinstance(error, Refused | KeyboardInterrupt) or is_out_of_memory(error)):
+        raise refused(called, f"{doing} raised {told(error)}", "mend it", item) from error
 
 
 _brought: dict[str, set[str]] = {}  # by folder, the modules that were imported from there
 
 
 def imported(spec: SessionSpec) -> Callable[..., Any]:
-    """The function that the session names, looked for in its `cwd` first. Raises Refused (input)."""
+    """The function that the session names, looked for in its `cwd` first, which is entered. Raises Refused (input)."""
     called, folder = str(spec.input), str(spec.cwd)
     module_name, _, path = called.partition(":")
+    _enter(called, folder)
     _make_room(folder)
+    is_beside = _is_beside(called, module_name, folder)
     before = set(sys.modules)
     try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            why = f"there is no module '{error.name}' in {folder}, nor is one installed"
-            raise refused(called, why, "set input = package.module:callable, or cwd = its folder") from error
-        raise refused(called, f"importing '{module_name}' raised {_told(error)}", "mend it") from error
+        with _own(called, f"importing '{module_name}'"):
+            try:
+                module = importlib.import_module(module_name)
+            except ModuleNotFoundError as error:
+                if not f"{module_name}.".startswith(f"{error.name}."):
+                    raise
+                why = f"there is no module '{error.name}' in {folder}, nor is one installed"
+                raise refused(called, why, "set input = package.module:callable, or cwd = its folder") from error
     finally:
-        _brought[folder] = _brought.get(folder, set()) | {
-            name for name in set(sys.modules) - before if _is_below(sys.modules[name], folder)
-        }
-    try:
-        found = operator.attrgetter(path)(module)
-    except AttributeError as error:
-        raise refused(called, f"module '{module_name}' has no '{path}'", "name a callable of it") from error
+        _brought[folder] |= {name for name in set(sys.modules) - before if _is_below(sys.modules[name], folder)}
+        if is_beside:  # whatever it has put in its own place
+            _brought[folder].add(module_name.partition(".")[0])
+    with _own(called, f"looking for '{path}' in '{module_name}'"):
+        try:
+            found = operator.attrgetter(path)(module)
+        except AttributeError as error:
+            raise refused(called, f"module '{module_name}' has no '{path}'", "name a callable of it") from error
     if not callable(found):
         raise refused(called, f"'{path}' is a {type(found).__name__}, and cannot be called", "name a callable")
     return found
@@ -220,6 +257,31 @@ def source_of(spec: SessionSpec) -> Path | None:
     """The file of the function's module. It has been imported."""
     file = getattr(sys.modules.get(str(spec.input).partition(":")[0]), "__file__", None)
     return Path(file) if file else None
+
+
+def _enter(called: str, folder: str) -> None:
+    """As a program would: a relative path means there what it means in the session file, beside the function."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        why = f"its folder {folder} cannot be entered ({error.strerror})"
+        raise refused(called, why, "mend that, or set cwd = the folder of its module") from error
+
+
+def _is_beside(called: str, module_name: str, folder: str) -> bool:
+    """Whether the module lies in the folder. Raises Refused where one of that name is in its way: it would be taken."""
+    name = module_name.partition(".")[0]
+    beside = importlib.machinery.PathFinder.find_spec(name, [folder])
+    if beside is None or beside.origin is None:  # a folder without __init__.py gives way to an installed package
+        return False
+    is_taken = name in sys.modules and name not in _brought[folder]
+    if not is_taken and name not in sys.builtin_module_names:
+        return True
+    whose = getattr(sys.modules.get(name), "__file__", None) or "Python's own"
+    if os.path.realpath(whose) == os.path.realpath(beside.origin):
+        return True
+    why = f"{beside.origin} cannot be imported, as a worker has another module '{name}' already ({whose})"
+    raise refused(called, why, "rename that file, and set input to match")
 
 
 def _make_room(folder: str) -> None:
@@ -237,7 +299,3 @@ def _make_room(folder: str) -> None:
 
 def _is_below(module: Any, folder: str) -> bool:
     return str(getattr(module, "__file__", None) or "").startswith(f"{folder.rstrip('/')}/")
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)}" if isinstance(error, Exception) else type(error).__name__

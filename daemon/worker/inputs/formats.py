@@ -6,9 +6,11 @@ belong to it, is said in daemon/sessioninput.py, where a session file is checked
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +18,8 @@ import msgspec
 
 from daemon import sessioninput
 from daemon.sessionfile import SessionSpec
-from daemon.worker import fingerprint
-from daemon.worker.failures import first_line
+from daemon.worker import fingerprint, tree
+from daemon.worker.failures import Refused, first_line
 from daemon.worker.inputs import arrays, feed, images, jsonlines, recordfiles
 from daemon.worker.inputs.batches import Input, Open, refused
 from daemon.worker.signature import Signature
@@ -97,7 +99,10 @@ def _folder(spec: SessionSpec) -> Path | None:
 
 
 def _files(spec: SessionSpec) -> list[Path]:
-    """The files that the session names: by path, by pattern, or below a folder of images; sorted by path."""
+    """The files that the session names: by path, by pattern, or below a folder of images; sorted by path.
+
+    Links that lead nowhere are among them where items may be left out; else the first one is refused.
+    """
     if isinstance(spec.input, dict):
         return sorted(map(Path, spec.input.values()))
     pattern = str(spec.input)
@@ -105,18 +110,41 @@ def _files(spec: SessionSpec) -> list[Path]:
         source = feed.source_of(spec)
         return [source] if source else []
     literal = Path(pattern)
-    if literal.is_dir():
-        return _images_below(literal)
+    if literal.exists() and not literal.is_dir():
+        return [literal]
+    files = []
+    for path, is_lost in _found(pattern):
+        if is_lost and spec.on_error != "skip":
+            why = f"it is a link to '{path.readlink()}', which is not there"
+            raise refused(path, why, "mend the link, or take it away")
+        files.append(path)
+    if not files:
+        raise _nothing_found(literal)
+    return files
+
+
+def _found(pattern: str) -> Iterator[tuple[Path, bool]]:
+    """The images below a folder, or the files that match, sorted by path; each with whether its link leads nowhere."""
+    folder = Path(pattern)
+    if folder.is_dir():
+        for entry in tree.below(folder, hidden=False):
+            if sessioninput.kind_of(entry.name) == "images":
+                yield Path(entry), entry.is_symlink() and tree.leads_nowhere(Path(entry))
+        return
     matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    files = [literal] if literal.exists() else sorted(path for path in map(Path, matches) if path.is_file())
-    if not files:
-        raise refused(pattern, "no such file, and none matches it as a pattern", "set input = the path of a file")
-    return files
+    root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), folder.parts))
+    passes_twice = functools.cache(functools.partial(tree.passes_twice, root=root))
+    for path in sorted(map(Path, matches)):
+        if "**" in pattern and passes_twice(path.parent):
+            continue
+        if path.is_file():
+            yield path, False
+        elif tree.leads_nowhere(path):
+            yield path, True
 
 
-def _images_below(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if sessioninput.kind_of(file.name) == "images" and file.is_file())
-    if not files:
+def _nothing_found(path: Path) -> Refused:
+    if path.is_dir():
         why = "it is a directory with no JPEG or PNG images in it"
-        raise refused(folder, why, f'of other files give a pattern: set input = "{folder}/*"')
-    return files
+        return refused(path, why, f'of other files give a pattern: set input = "{path}/*"')
+    return refused(path, "no such file, and none matches it as a pattern", "set input = the path of a file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 from daemon.sessionfile import SessionSpec
-from daemon.worker.inputs import salvage, tfrecord
+from daemon.worker.inputs import otherformats, salvage, tfrecord
 from daemon.worker.inputs.batches import BATCHES_AHEAD, Batch, Input, Shapes, Tensors, ahead, refused
+from daemon.worker.inputs.counting import are_countable
 from daemon.worker.signature import Signature
 
 
@@ -19,19 +21,21 @@ class TFRecordInput:
 
     A model with a single input also takes the only feature there is, whatever its name. A feature of bytes
     feeds a string input as it is, and any other one as the values' little-endian memory. Integer features
-    feed every integer dtype and bool, float features every float dtype. Every record must look like the first.
+    feed every integer dtype and bool, float features every float dtype, with values that these hold. Every record must
+    look like the first.
     The reader stops at a record that is damaged, and cannot go past it: see `SalvagedInput`.
     """
 
     def __init__(self, files: list[Path], signature: Signature, given: tfrecord.Given) -> None:
         self._files = files
         self._compressed = tfrecord.is_compressed(files[0])
-        self._counts = [tfrecord.count(file) for file in files]
-        self.total: int | None = sum(self._counts)
+        is_counted = not self._compressed or are_countable(files)
+        self._counts = [tfrecord.count(file) for file in files] if is_counted else None
+        self.total: int | None = None if self._counts is None else sum(self._counts)
         self.item_shapes: Shapes = {}
         self._features: dict[str, tfrecord.Feature] = {}
-        if self.total:
-            first = next(file for file, count in zip(files, self._counts, strict=True) if count)
+        if self.total != 0:
+            first = next(file for file, count in zip(files, self._counts or itertools.repeat(1), strict=False) if count)
             self._features = tfrecord.features(first, signature, given)
             self.item_shapes = {name: feature.shape for name, feature in self._features.items()}
 
@@ -41,12 +45,13 @@ class TFRecordInput:
         return False
 
     def batches(self, start: int, size: int) -> Iterator[Batch]:
-        """tf.data runs ahead in its own threads; files wholly before `start` are not opened."""
-        files = list(zip(self._files, self._counts, strict=True))
-        skipped = start
-        while files and skipped >= files[0][1]:
-            skipped -= files.pop(0)[1]
-        records = tfrecord.dataset([file for file, _ in files], compressed=self._compressed).skip(skipped)
+        """tf.data runs ahead in its own threads; files that are known to lie wholly before `start` are not opened."""
+        before, skipped = 0, start
+        for count in self._counts or []:
+            if skipped < count:
+                break
+            before, skipped = before + 1, skipped - count
+        records = tfrecord.dataset(self._files[before:], compressed=self._compressed).skip(skipped)
         parse = tf.autograph.experimental.do_not_convert(self._parse)  # else each leaves a file in the temporary folder
         parsed = records.batch(size).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
         for tensors in parsed.prefetch(BATCHES_AHEAD):
@@ -56,7 +61,8 @@ class TFRecordInput:
 
     def fault(self, start: int, end: int) -> tuple[int, str] | None:
         """Read again, record by record: TensorFlow tells of a batch, or of a byte."""
-        return _fault([salvage.survey(file) for file in self._files], self._features, start, end)
+        files = [salvage.survey(file, counted=self._counts is not None) for file in self._files]
+        return _fault(files, self._features, start, end)
 
     def names(self) -> Iterator[str] | None:
         """None: records have no names."""
@@ -70,11 +76,12 @@ class SalvagedInput:
     """TFRecord files as `TFRecordInput` takes them, read record by record, past those that are damaged."""
 
     def __init__(self, files: list[Path], signature: Signature, given: tfrecord.Given) -> None:
-        self._files = [salvage.survey(file) for file in files]
-        self.total: int | None = sum(file.count for file in self._files)
+        is_counted = not tfrecord.is_compressed(files[0]) or are_countable(files)
+        self._files = [salvage.survey(file, counted=is_counted) for file in files]
+        self.total: int | None = sum(file.count or 0 for file in self._files) if is_counted else None
         self.item_shapes: Shapes = {}
         self._features: dict[str, tfrecord.Feature] = {}
-        if self.total:
+        if self.total != 0:
             self._features = salvage.features(self._files, signature, given)
             self.item_shapes = {name: feature.shape for name, feature in self._features.items()}
 
@@ -97,17 +104,17 @@ class SalvagedInput:
 
     def _read(self, start: int, size: int) -> Iterator[Batch]:
         records = salvage.records(self._files, start)
-        assert self.total is not None
-        for first in range(start, self.total, size):
-            end = min(first + size, self.total)
-            found = dict(zip(range(first, end), records, strict=False))
+        while found := dict(enumerate(itertools.islice(records, size), start)):
             tensors, errors = salvage.parsed(found, self._features)
-            yield Batch(first, end, tensors, errors)
+            yield Batch(start, start + len(found), tensors, errors)
+            start += len(found)
 
 
 def open_tfrecord(files: list[Path], signature: Signature, spec: SessionSpec) -> Input:
     """Files that are all compressed, or none: TensorFlow's reader is told once. Empty ones are of either kind."""
     files = [file for file in files if file.stat().st_size] or files
+    for file in files:
+        otherformats.check(file)
     compressed = [tfrecord.is_compressed(file) for file in files]
     if any(compressed) and not all(compressed):
         odd = files[compressed.index(False)]

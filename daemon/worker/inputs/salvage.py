@@ -24,6 +24,7 @@ from daemon.worker.failures import Refused, first_line
 from daemon.worker.inputs import tfrecord
 from daemon.worker.inputs.batches import refused
 from daemon.worker.inputs.tfrecord import FOOTER_BYTES, HEADER_BYTES, LENGTH
+from daemon.worker.inputs.values import UnfitError
 from daemon.worker.signature import Signature
 
 HEADERS_AT_ONCE: Final = 1 << 16
@@ -37,13 +38,13 @@ MASK_DELTA: Final = 0xA282EAD8
 
 @dataclass(frozen=True)
 class Framed:
-    """A file with its number of items. `lost`: why it cannot be split into records to its end, or None.
+    """A file with its number of items, None where they are counted as they are read.
 
-    What is lost is the last item.
+    `lost`: why it cannot be split into records to its end, or None. What is lost is the last item.
     """
 
     path: Path
-    count: int
+    count: int | None
     compressed: bool
     lost: str | None
 
@@ -55,14 +56,14 @@ class Damaged:
     reason: str
 
 
-def survey(path: Path) -> Framed:
+def survey(path: Path, *, counted: bool = True) -> Framed:
     """Count the file's records by their lengths, each held against its checksum. Reads no data. Raises OSError.
 
     A length whose checksum is wrong is taken for right where it leads to another sound one, or to the file's end.
-    Of a compressed file the data is read as well.
+    Of a compressed file the data is read as well. counted: else such a one is not looked at.
     """
     if tfrecord.is_compressed(path):
-        return _survey_compressed(path)
+        return _survey_compressed(path) if counted else Framed(path, None, compressed=True, lost=None)
     size = path.stat().st_size
     count = position = 0
     lost_at: int | None = None
@@ -94,16 +95,21 @@ def _survey_compressed(path: Path) -> Framed:
         for _ in tfrecord.dataset([path], compressed=True).skip(count):
             count += 1
     except tf.errors.OpError as error:
-        why = f"'{path}' from its record {count} on is lost: it is damaged there ({first_line(error)})"
-        return Framed(path, count + 1, compressed=True, lost=why)
+        return Framed(path, count + 1, compressed=True, lost=_lost(path, count, error))
     return Framed(path, count, compressed=True, lost=None)
 
 
 def records(files: Sequence[Framed], start: int) -> Iterator[bytes | Damaged]:
     """The items from position `start` on, of all files. Raises OSError, or TensorFlow's errors, where one is gone."""
     for file in files:
-        yield from _records_of(file, start)
-        start = max(0, start - file.count)
+        if file.count is None:
+            for record in _streamed(file.path):
+                if start == 0:
+                    yield record
+                start = max(0, start - 1)
+        else:
+            yield from _records_of(file, file.count, start)
+            start = max(0, start - file.count)
 
 
 def features(files: Sequence[Framed], signature: Signature, given: tfrecord.Given) -> dict[str, tfrecord.Feature]:
@@ -112,7 +118,7 @@ def features(files: Sequence[Framed], signature: Signature, given: tfrecord.Give
     Raises Refused (input) where none of the first ones does, with what is wrong with the very first.
     """
     first: Refused | None = None
-    tried = ((file.path, record) for file in files for record in _records_of(file, 0))
+    tried = ((file.path, record) for file in files for record in records([file], 0))
     for path, record in itertools.islice(tried, TRIED_FOR_FEATURES):
         if isinstance(record, Damaged):
             first = first or refused(path, record.reason, "write it again")
@@ -145,7 +151,7 @@ def _parts(
         return
     try:
         tensors = tfrecord.parse([record for _, record in records], features)
-    except (tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # see `first_line` of the second
+    except (UnfitError, tf.errors.InvalidArgumentError, UnicodeDecodeError) as error:  # see `first_line` of the second
         if len(records) == 1:
             why = first_line(error).removeprefix("Name: <unknown>, ")  # records have none
             errors[records[0][0]] = f"the record: {why}"
@@ -158,8 +164,23 @@ def _parts(
     yield from _parts(records[half:], features, errors)
 
 
-def _records_of(file: Framed, start: int) -> Iterator[bytes | Damaged]:
-    readable = file.count - (file.lost is not None)
+def _streamed(path: Path) -> Iterator[bytes | Damaged]:
+    """The records of a compressed file, and what is lost of it as the last one."""
+    count = 0
+    try:
+        for record in tfrecord.dataset([path], compressed=True).as_numpy_iterator():
+            yield record
+            count += 1
+    except tf.errors.OpError as error:
+        yield Damaged(_lost(path, count, error))
+
+
+def _lost(path: Path, count: int, error: Exception) -> str:
+    return f"'{path}' from its record {count} on is lost: it is damaged there ({first_line(error)})"
+
+
+def _records_of(file: Framed, count: int, start: int) -> Iterator[bytes | Damaged]:
+    readable = count - (file.lost is not None)
     if start < readable and file.compressed:
         records = tfrecord.dataset([file.path], compressed=True).skip(start).take(readable - start)
         yield from records.as_numpy_iterator()
@@ -177,7 +198,7 @@ def _records_of(file: Framed, start: int) -> Iterator[bytes | Damaged]:
                     yield Damaged(f"the record at byte {position} of '{file.path}' is damaged: its checksum is wrong")
                 position = following
             reader.close()
-    if file.lost is not None and start < file.count:
+    if file.lost is not None and start < count:
         yield Damaged(file.lost)
 
 

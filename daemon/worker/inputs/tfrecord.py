@@ -14,8 +14,10 @@ from typing import Any, Final
 import tensorflow as tf
 
 from daemon.sessionfile import FeatureOptions
+from daemon.worker import device
 from daemon.worker.failures import Refused, first_line
 from daemon.worker.inputs.batches import refused
+from daemon.worker.inputs.values import UnfitError
 from daemon.worker.signature import Signature, Tensor, item_count
 
 # A record is its length (8 bytes), that length's checksum (4), the data, and the data's checksum (4):
@@ -25,6 +27,7 @@ GZIP_MAGIC: Final = b"\x1f\x8b"  # RFC 1952, 2.3.1
 BUFFER_BYTES: Final = 1 << 20  # of TensorFlow's reader
 HEADER_BYTES: Final = 12
 FOOTER_BYTES: Final = 4
+DECODED: Final = {tf.uint32: tf.int32, tf.uint64: tf.int64}  # tf.io.decode_raw knows no others of their size
 
 
 def count(file: Path) -> int:
@@ -98,18 +101,59 @@ class Feature:
         return self.kind == "bytes_list" and self.dtype != "string"
 
     @property
+    def _held(self) -> tf.DType:
+        """What the file holds, as TensorFlow reads it; of `raw` "bool" the bytes, which need not be 0 or 1."""
+        if self._is_raw:
+            return tf.uint8 if self.raw == "bool" else tf.dtypes.as_dtype(self.raw)
+        return {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.int64}[self.kind]
+
+    @property
     def parsing(self) -> tf.io.FixedLenFeature:
         """What tf.io.parse_example is told."""
-        held = {"bytes_list": tf.string, "float_list": tf.float32, "int64_list": tf.int64}[self.kind]
-        return tf.io.FixedLenFeature([] if self._is_raw else self.shape, held)
+        return tf.io.FixedLenFeature([], tf.string) if self._is_raw else tf.io.FixedLenFeature(self.shape, self._held)
 
     def convert(self, parsed: Any) -> Any:
-        """The parsed batch as the model takes it: dtype `dtype`, shape (batch, *shape)."""
+        """The parsed batch as the model takes it: dtype `dtype`, shape (batch, *shape).
+
+        Raises UnfitError where a value is beyond what it is to become: cast, it would be another one. In a graph that
+        is an InvalidArgumentError, and which record it was is found by parsing them again.
+        """
         if self._is_raw:
-            is_bool = self.raw == "bool"  # decode_raw knows no bool
-            values = tf.io.decode_raw(parsed, tf.uint8 if is_bool else tf.dtypes.as_dtype(self.raw))
-            parsed = tf.reshape(tf.cast(values, self.dtype), [tf.shape(parsed)[0], *self.shape])
-        return tf.cast(parsed, self.dtype)
+            values = tf.io.decode_raw(parsed, DECODED.get(self._held, self._held))
+            parsed = tf.reshape(tf.bitcast(values, self._held), [tf.shape(parsed)[0], *self.shape])
+        cast = tf.cast(parsed, self.dtype)
+        fits, limits = self._fits(parsed, cast)
+        if fits is None:
+            return cast
+        why = f"feature '{self.name}' is beyond {limits}, but its input takes {self.dtype}"
+        all_fit = tf.reduce_all(fits)
+        if not tf.executing_eagerly():
+            with tf.control_dependencies([tf.debugging.Assert(all_fit, [why])]):
+                return tf.identity(cast)
+        if not all_fit:
+            raise UnfitError(why)
+        return cast
+
+    def _fits(self, held: Any, cast: Any) -> tuple[Any, str]:
+        """Whether each value is the same when `cast`, and the limits to name; None where none can be another.
+
+        What a float cannot hold exactly is rounded by it, which is no error; what it has to call infinite is one.
+        """
+        taken = cast.dtype
+        if self._held.is_integer:
+            dtypes = (self._held, taken, tf.dtypes.as_dtype(self.raw))
+            lows, highs = zip(*(_ends(dtype) for dtype in dtypes if dtype.is_integer or dtype == tf.bool), strict=True)
+            if (max(lows), min(highs)) != _ends(self._held):
+                return (held >= max(lows)) & (held <= min(highs)), f"{max(lows)} to {min(highs)}"
+        if taken.is_floating and float(self._held.max) > float(taken.max):
+            finite = tf.math.is_finite(cast)
+            return finite | ~tf.math.is_finite(held) if self._held.is_floating else finite, f"what {self.dtype} holds"
+        return None, ""
+
+
+def _ends(dtype: tf.DType) -> tuple[int, int]:
+    """The least and the largest integer of that dtype."""
+    return (0, 1) if dtype == tf.bool else (int(dtype.min), int(dtype.max))
 
 
 Given = Mapping[str, FeatureOptions]  # what the session says of features, by the model's inputs
@@ -141,10 +185,16 @@ def match(file: Path, record: bytes, signature: Signature, given: Given) -> dict
     except Exception as error:  # protobuf's versions raise DecodeErrors of their own
         raise _no_example(file, error) from error
     held = {name: found[name] for name in sorted(found)}
-    return {
+    matched = {
         name: _match(file, name, wanted, held, given.get(name, FeatureOptions()), alone=len(signature.inputs) == 1)
         for name, wanted in signature.inputs.items()
     }
+    try:
+        with tf.device(device.HOST):
+            parse([record], matched)
+    except UnfitError as error:
+        raise refused(file, str(error), "write it again, or choose another model or signature") from error
+    return matched
 
 
 def parse(serialized: Any, features: Mapping[str, Feature]) -> dict[str, Any]:
@@ -168,19 +218,20 @@ def _match(
     values = getattr(held[source], kind).value
     length = len(values)
     dtype = tf.dtypes.as_dtype(wanted.dtype)
-    raw = given.raw or wanted.dtype
     is_raw = kind == "bytes_list" and dtype != tf.string
+    raw = given.raw if is_raw and given.raw else wanted.dtype
     if is_raw:
         value_bytes = tf.dtypes.as_dtype(raw).size
         length = len(values[0]) // value_bytes if length == 1 and len(values[0]) % value_bytes == 0 else -1
-    fits = is_raw or {
-        "bytes_list": dtype == tf.string,
+    fits = {
+        "bytes_list": not is_raw or _is_whole(tf.dtypes.as_dtype(raw)) or not _is_whole(dtype),
         "float_list": dtype.is_floating,
-        "int64_list": dtype.is_integer or dtype == tf.bool,
+        "int64_list": _is_whole(dtype),
     }.get(kind, False)
     shape = _given_shape(wanted, given.shape, length) if given.shape is not None else _filled(wanted, length)
     if not fits or shape is None:
         what = f"{len(values[0])} bytes" if is_raw and len(values) == 1 else f"{len(values)} values"
+        what += f" of {given.raw}" if is_raw and given.raw is not None else ""
         stated = f" of shape {list(given.shape)}, as features says" if given.shape is not None else ""
         why = f"feature '{source}' holds {what} ({kind}){stated}, but input '{name}' takes {wanted}"
         remedy = "write it again, or choose another model or signature"
@@ -188,6 +239,10 @@ def _match(
             remedy = f'say what the bytes are, as features = {{ {name} = {{ raw = "uint8" }} }}, or write it again'
         raise refused(file, why, remedy)
     return Feature(source, kind, wanted.dtype, shape, raw)
+
+
+def _is_whole(dtype: tf.DType) -> bool:
+    return bool(dtype.is_integer or dtype == tf.bool)
 
 
 def _given_shape(wanted: Tensor, shape: tuple[int, ...], length: int) -> tuple[int, ...] | None:

@@ -1,8 +1,9 @@
 """Items as plain Python or NumPy values, made the tensors of a batch. Reads no file.
 
 An item is a table by the inputs' names or, for a model with one input, its bare value. Numbers and lists of them are
-taken as the model wants them where nothing is lost by it; an array must have the model's own dtype. A text is UTF-8,
-and `{"b64": "…"}` other bytes, as in TensorFlow Serving's requests.
+taken as the model wants them: rounded by a float dtype to what it holds, but never cut to a whole number, nor wrapped
+around. An array must have the model's own dtype. A text is UTF-8, and `{"b64": "…"}` other bytes, as in TensorFlow
+Serving's requests.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ Arrays = dict[str, np.ndarray]  # one item, by input
 
 # The kinds of NumPy that a kind of the model's takes from plain values.
 TAKEN: Final = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc"}
-CALLED: Final = {"b": "true or false", "i": "whole numbers", "u": "whole numbers", "f": "numbers", "U": "text"}
+CALLED: Final = {
+    "b": "true or false",
+    "i": "whole numbers",
+    "u": "whole numbers",
+    "f": "numbers with fractions",
+    "U": "text",
+}
+# What is called by other names than Python's, where it should be a number.
+HOLDS: Final[dict[type, str]] = {type(None): "null", Mapping: "a table", str: "text", bytes: "bytes"}
 
 
 class UnfitError(Exception):
@@ -87,7 +96,10 @@ def _array(name: str, value: Any, wanted: Tensor) -> np.ndarray:
             array = np.asarray(value)
         except ValueError:  # "inhomogeneous shape"
             raise UnfitError(f"'{name}' is a list of lists of several lengths, but takes {wanted}") from None
-        array = _cast(name, array, wanted, exact=hasattr(value, "dtype"))
+        exact = hasattr(value, "dtype")
+        if not exact and array.size and array.dtype.kind == "f" and tf.dtypes.as_dtype(wanted.dtype).is_integer:
+            array = np.asarray(value, object)  # they may be integers: NumPy makes floats of 2**63 beside a smaller one
+        array = _cast(name, array, wanted, exact=exact)
     if not wanted.accepts(array.shape):
         raise UnfitError(f"'{name}' has shape {shape_text(array.shape)}, but takes {wanted}")
     return array
@@ -95,23 +107,45 @@ def _array(name: str, value: Any, wanted: Tensor) -> np.ndarray:
 
 def _cast(name: str, array: np.ndarray, wanted: Tensor, *, exact: bool) -> np.ndarray:
     dtype = np.dtype(tf.dtypes.as_dtype(wanted.dtype).as_numpy_dtype)
+    kind = "f" if tf.dtypes.as_dtype(wanted.dtype).is_floating else dtype.kind  # bfloat16 is of none
+    if array.dtype == object and not exact:
+        array = _numbers(name, array, wanted)
     if array.dtype == dtype:
         return array
-    kind = "f" if tf.dtypes.as_dtype(wanted.dtype).is_floating else dtype.kind  # bfloat16 is of none
     if exact or array.dtype.kind not in TAKEN.get(kind, ""):
         if array.size == 0 and not exact:
             return array.astype(dtype)  # of an empty list nobody knows the kind
         have = array.dtype.name if exact else CALLED.get(array.dtype.kind, "something else")
         raise UnfitError(f"'{name}' is {have}, but takes {wanted}")
     if kind in "iu" and array.size:
-        limits = np.iinfo(dtype)
-        if array.min() < limits.min or array.max() > limits.max:
-            raise UnfitError(f"'{name}' is beyond {limits.min} to {limits.max}, but takes {wanted}")
+        _check_limits(name, array, wanted)
     with np.errstate(over="ignore"):  # told here, as what it is
         cast = array.astype(dtype)
     if kind == "f" and (np.isinf(cast.astype(np.float64)) & np.isfinite(array.astype(np.float64))).any():
         raise UnfitError(f"'{name}' is beyond what {wanted.dtype} holds, but takes {wanted}")
     return cast
+
+
+def _check_limits(name: str, integers: np.ndarray, wanted: Tensor) -> None:
+    limits = np.iinfo(tf.dtypes.as_dtype(wanted.dtype).as_numpy_dtype)
+    if integers.min() < limits.min or integers.max() > limits.max:
+        raise UnfitError(f"'{name}' is beyond {limits.min} to {limits.max}, but takes {wanted}")
+
+
+def _numbers(name: str, array: np.ndarray, wanted: Tensor) -> np.ndarray:
+    """An array of Python objects as one of numbers. Raises UnfitError, naming what is none."""
+    odd = [leaf for leaf in array.flat if not isinstance(leaf, int | float)]
+    if odd:
+        have = next((what for of, what in HOLDS.items() if isinstance(odd[0], of)), f"a {type(odd[0]).__name__}")
+        raise UnfitError(f"'{name}' holds {have}, but takes {wanted}")
+    dtype = tf.dtypes.as_dtype(wanted.dtype)
+    if dtype.is_integer and all(isinstance(leaf, int) for leaf in array.flat):
+        _check_limits(name, array, wanted)
+        return array.astype(dtype.as_numpy_dtype)
+    try:
+        return array.astype(np.float64)
+    except OverflowError:
+        raise UnfitError(f"'{name}' is beyond what {wanted.dtype} holds, but takes {wanted}") from None
 
 
 def _texts(name: str, value: Any, wanted: Tensor) -> np.ndarray:
@@ -129,7 +163,10 @@ def _leaves(name: str, value: Any, wanted: Tensor) -> Any:
     if isinstance(value, list | tuple):
         return [_leaves(name, part, wanted) for part in value]
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")
+        try:
+            return value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # half of a pair
+            raise UnfitError(f"'{name}' is no text that UTF-8 has, but takes {wanted}") from None
     if isinstance(value, bytes):
         return value
     if _is_bytes(value):
