@@ -10,16 +10,18 @@ import sys
 
 import click
 
-from daemon.ctl import insight, lanes, models, sessions, timeline, watch
+from daemon.ctl import insight, lanes, models, sessions, streams, timeline, watch
 from daemon.ctl.conversation import EXIT_REFUSED, batonctl
+from daemon.ctl.manual import Explained
 
-__all__ = ["COMMANDS", "batonctl", "main"]
+__all__ = ["COMMANDS", "Explained", "batonctl", "main"]
 
 COMMANDS = (sessions, models, lanes, insight, watch, timeline)  # each adds its own to `batonctl` when it is imported
 
 
 def main() -> None:
     """The entry point. What could not be printed is an error here, not when the interpreter ends."""
+    streams.prepare()
     try:
         try:
             batonctl(prog_name="batonctl")

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import struct
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import msgspec
 
-from daemon import endpoint, methods, wire
+from daemon import endpoint, methods, paramwords, wire
 from daemon.clientlines import Lines, decoded, identity_of
 from daemon.stories import ClientRefused
 from daemon.wire import Access, Code, Refusal
@@ -24,6 +26,7 @@ from daemon.wire import Access, Code, Refusal
 # From 3.13 on, asyncio removes a socket's file when it closes the server: also one that a service manager listens on.
 LEAVE_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 SO_PEERGROUPS = 59  # not in Python's socket module
+HUNG_UP_LOOK_S = 0.25  # so often, while an answer is in the making, it is looked whether its client is still there
 GROUPS_BUFFER_BYTES = 1024  # the most that Python's getsockopt takes: 256 groups
 
 
@@ -145,8 +148,8 @@ class ControlServer:
         except (ConnectionError, TimeoutError):
             writer.transport.abort()  # gone, or not taking what it asked for: nothing is left to say to it
         except asyncio.CancelledError:
-            # The server closes, and waits for nobody's reading. The task ends here: Python 3.11's streams take a
-            # cancelled one for a bug.
+            # The client is gone before its answer was made, or the server closes, and waits for nobody's reading. The
+            # task ends here: Python 3.11's streams take a cancelled one for a bug.
             writer.transport.abort()
         finally:
             self._clients.pop(task, None)
@@ -170,7 +173,7 @@ class ControlServer:
             if line is None:
                 return
             self._busy.add(task)
-            answer = await self._answer(line, peer)
+            answer = await self._answer(line, writer, peer)
             if isinstance(answer, _Begun):
                 self._busy.discard(task)
                 await self._stream(lines, writer, answer)
@@ -179,7 +182,7 @@ class ControlServer:
                 await self._write(writer, answer)
             self._busy.discard(task)
 
-    async def _answer(self, line: bytes, peer: Peer) -> bytes | _Begun:
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter, peer: Peer) -> bytes | _Begun:
         """What goes back for one line: an answer, the answers to a batch as one array, nothing, or a stream."""
         await asyncio.sleep(0)  # whoever sends many lines at once must not keep the event loop from the workers
         try:
@@ -187,19 +190,21 @@ class ControlServer:
         except Refusal as refusal:
             return wire.encode_error(None, refusal)
         if not isinstance(batch, list):
-            return await self._answer_one(line, peer, alone=True)
+            return await self._answer_one(line, writer, peer, alone=True)
         if not 0 < len(batch) <= wire.BATCH_LIMIT:
             wrong = f"a batch holds 1 to {wire.BATCH_LIMIT} requests, this one {len(batch)}"
             return wire.encode_error(None, Refusal(Code.INVALID_REQUEST, wrong))
         answers = []
         for raw in msgspec.json.decode(line, type=list[msgspec.Raw]):
             await asyncio.sleep(0)
-            answer = await self._answer_one(bytes(raw), peer, alone=False)
+            answer = await self._answer_one(bytes(raw), writer, peer, alone=False)
             if isinstance(answer, bytes) and answer:
                 answers.append(answer.rstrip(b"\n"))
         return b"[" + b",".join(answers) + b"]\n" if answers else b""
 
-    async def _answer_one(self, line: bytes, peer: Peer, *, alone: bool) -> bytes | _Begun:
+    async def _answer_one(
+        self, line: bytes, writer: asyncio.StreamWriter, peer: Peer, *, alone: bool
+    ) -> bytes | _Begun:
         try:
             request = decoded(line, wire.Request)
         except msgspec.ValidationError as error:
@@ -209,7 +214,7 @@ class ControlServer:
             return wire.encode_error(None, refusal)
         identity = None if request.id is msgspec.UNSET else request.id
         try:
-            answer = await self._call(request, peer, alone=alone)
+            answer = await self._call(request, writer, peer, alone=alone)
             reply = answer.result if isinstance(answer, Stream) else answer
             encoded = wire.encode_result(identity, reply)
             if isinstance(answer, Stream):
@@ -226,7 +231,9 @@ class ControlServer:
             encoded = wire.encode_error(identity, internal)
         return b"" if request.id is msgspec.UNSET else encoded
 
-    async def _call(self, request: wire.Request, peer: Peer, *, alone: bool) -> msgspec.Struct | Stream:
+    async def _call(
+        self, request: wire.Request, writer: asyncio.StreamWriter, peer: Peer, *, alone: bool
+    ) -> msgspec.Struct | Stream:
         method = methods.METHODS.get(request.method)
         handler = self._handlers.get(request.method)
         if method is None or handler is None:
@@ -240,11 +247,17 @@ class ControlServer:
             )
         if method.stream is not None and (not alone or request.id is msgspec.UNSET):
             raise Refusal(Code.INVALID_REQUEST, f"{method.name} is a stream: send it with an id, outside any batch")
+        if method.alone and not alone:
+            raise Refusal(Code.INVALID_REQUEST, f"{method.name} may take long: send it outside any batch")
         try:
             params = decoded(request.params, method.params)
         except msgspec.ValidationError as error:
-            raise Refusal(Code.INVALID_PARAMS, f"{method.name}: {error}") from None
-        return await handler(params, peer)
+            wrong = paramwords.wrong(error, method.params)
+            raise Refusal(Code.INVALID_PARAMS, f"{method.name}: {wrong}") from None
+        if method.access is Access.ACT:
+            return await handler(params, peer)  # what was asked for is done, also where nobody waits for its answer
+        with _cancelled_on_hang_up(writer):
+            return await handler(params, peer)
 
     async def _stream(self, lines: Lines, writer: asyncio.StreamWriter, begun: _Begun) -> None:
         """Notifications until the source ends, the client hangs up, or it does not read what it is sent."""
@@ -253,6 +266,7 @@ class ControlServer:
             await self._write(writer, begun.reply)
             async for notice in begun.notices:
                 await self._write(writer, wire.encode_notice(notice))
+                await asyncio.sleep(0)  # whoever reads fast must not keep the event loop from the workers
 
         tasks = [asyncio.create_task(pump()), asyncio.create_task(lines.drop())]
         try:
@@ -279,6 +293,36 @@ class ControlServer:
                 await writer.wait_closed()
         except (OSError, TimeoutError):
             writer.transport.abort()
+
+
+@contextmanager
+def _cancelled_on_hang_up(writer: asyncio.StreamWriter) -> Iterator[None]:
+    """Cancels the task within, once its client is gone: nobody waits for its answer, and others may wait behind it."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal timer
+        if _hung_up(writer):
+            task.cancel()
+        else:
+            timer = loop.call_later(HUNG_UP_LOOK_S, look)
+
+    timer = loop.call_later(HUNG_UP_LOOK_S, look)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether the client is gone. One that only sends no more waits for its answers: reading cannot tell the two."""
+    if writer.transport.is_closing():
+        return True
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket"), 0)  # POLLHUP, that both directions are closed, is told unasked
+    return bool(poll.poll(0))
 
 
 class _Refusals:

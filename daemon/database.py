@@ -126,6 +126,9 @@ MIGRATIONS: Final[Sequence[str]] = (  # each makes the next version of the schem
     CREATE INDEX handover_session ON handovers (session, seq);
     CREATE INDEX handover_gap ON handovers (gap_s);
     """,
+    """
+    CREATE INDEX session_ran ON sessions (started_at, ended_at);
+    """,
 )
 
 

@@ -20,7 +20,7 @@ from msgspec import NODEFAULT, UNSET
 
 from daemon import methods, wire
 from daemon.__main__ import command as batond
-from daemon.cli import batonctl
+from daemon.cli import Explained, batonctl
 from daemon.logs import json_schema, line_type
 from daemon.stories import EVENTS
 from states.diagram import mermaid
@@ -113,6 +113,8 @@ def _declared() -> Iterator[methods.Method]:
 
 def _method(method: methods.Method) -> list[str]:
     parts = [f"### {method.name}", method.summary]
+    if method.alone:
+        parts.append("It may take long: no batch takes it.")
     if msgspec.structs.fields(method.params):
         parts += ["Parameters. " + _doc(method.params), _fields(method.params)]
     parts += ["Result. " + _doc(method.result), _fields(method.result)]
@@ -218,20 +220,28 @@ def commands() -> str:
         "`batonctl` talks to it. Every command takes `--json`: it then prints what the control socket said "
         "([control.md](control.md)), one object a line. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no "
         "daemon, 130 interrupted.",
+        "The shell completes commands, options, and names of lanes and sessions at a Tab: an installed batond sees to "
+        "it ([systemd.md](systemd.md)); elsewhere, the last two of these lines, in the shell's own start-up file.",
         "Its options before the command:",
         _options(batonctl),
+        _examples(batonctl),
     ]
     context = click.Context(batonctl, info_name="batonctl")
     for name in batonctl.list_commands(context):
         command = batonctl.get_command(context, name)
         assert command is not None
         usage = " ".join(("batonctl", name, *command.collect_usage_pieces(context)))
-        parts += [f"## {name}", f"```\n{usage}\n```", _sentences(command), _options(command)]
+        parts += [f"## {name}", f"```\n{usage}\n```", _sentences(command), _options(command), _examples(command)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _sentences(command: click.Command) -> str:
     return " ".join((command.help or "").split())
+
+
+def _examples(command: click.Command) -> str:
+    assert isinstance(command, Explained), f"{command.name} has no examples; make it with conversation.command"
+    return f"```sh\n{command.examples}\n```"
 
 
 def _options(command: click.Command) -> str:
@@ -248,7 +258,9 @@ def _options(command: click.Command) -> str:
 def _value(option: click.Option) -> str:
     if isinstance(option.type, click.Choice):
         return "|".join(map(str, option.type.choices))
-    return {click.IntRange: "NUMBER", click.Path: "PATH"}.get(type(option.type), "VALUE")
+    if isinstance(option.type, click.IntRange):
+        return "NUMBER"
+    return "PATH" if isinstance(option.type, click.Path) else "VALUE"
 
 
 # Pieces

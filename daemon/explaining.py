@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from daemon.results_insight import Handover
 
+TOP = "warm"
 NOTABLE_S = 0.05  # below, a part of a gap is the usual cost of a handover
+AT_ONCE_S = 0.25  # what was begun so soon after it was queued was begun as soon as it could be
 
 
 def length(seconds: float) -> str:
@@ -23,7 +25,7 @@ def explained(handover: Handover, restarted_s: float | None = None) -> tuple[str
     """
     if restarted_s is not None and restarted_s >= handover.gap_s / 2:
         return (_away(handover, restarted_s), *_idle(handover))
-    return (*_gap(handover), *_idle(handover), *_predictions(handover))
+    return (*_early(handover), *_gap(handover), *_idle(handover), *_predictions(handover))
 
 
 def _away(handover: Handover, restarted_s: float) -> str:
@@ -31,6 +33,11 @@ def _away(handover: Handover, restarted_s: float) -> str:
         f"{length(restarted_s)} of it passed before this batond began: the one that was there when"
         f" {handover.from_session} ended was gone, or was being replaced; batonctl events tells which"
     )
+
+
+def _early(handover: Handover) -> Iterator[str]:
+    if handover.ended_by is not None:
+        yield f"{handover.from_session} ended before its last item: {handover.ended_by}"
 
 
 def _gap(handover: Handover) -> Iterator[str]:
@@ -67,25 +74,63 @@ def _gap(handover: Handover) -> Iterator[str]:
 
 
 def _late(handover: Handover, late: float, memory: float) -> Iterator[str]:
-    if handover.tier == "none":
-        why = f": {handover.held_back}" if handover.held_back else ""
-        before = "its preparation began only when the device was free" if handover.lead_s <= 0 else "it was not ready"
-        yield f"{handover.session} was not prepared when {handover.from_session} ended: {before}{why}"
+    yield from _how_far(handover)
     if memory >= late / 2:
-        yield f"{length(memory)} of it went by waiting for memory" + (
-            f": {handover.held_back}" if handover.held_back else ""
-        )
+        told = handover.tier != TOP  # with how far it was prepared
+        kept = "" if told or not handover.held_back else f": {handover.held_back}"
+        yield f"{length(memory)} of it went by waiting for memory{kept}"
     elif handover.lead_s > 0:
-        needed = handover.lead_s + late
-        yield (
-            f"the standby was late by {length(late)}: its lead was {length(handover.lead_s)}, it needed"
-            f" {length(needed)}; the lead is {length(handover.lead_next_s)} from now on"
-        )
+        yield _begun_before(handover, late)
     else:
-        yield (
-            f"{length(late)} of it went by preparing {handover.session}, begun {length(-handover.lead_s)} after the"
-            f" end; queued sooner, it is prepared {length(handover.lead_next_s)} before an end from now on"
+        begun = (
+            f"{length(late)} of it went by preparing {handover.session}, begun {length(-handover.lead_s)} after the end"
         )
+        yield begun + (f"; {_sooner(handover)}" if _was_queued_late(handover) else "")
+
+
+def _how_far(handover: Handover) -> Iterator[str]:
+    """How far the new session was when the old one ended, and what kept it there."""
+    ended = f"when {handover.from_session} ended"
+    if handover.tier == TOP:
+        return
+    if handover.tier != "none":
+        kept = f": {handover.held_back}" if handover.held_back else ""
+        yield f"{handover.session} was prepared as far as {handover.tier} {ended}{kept}"
+    elif handover.lead_s > 0:
+        kept = f": {handover.held_back}" if handover.held_back else ""
+        yield f"{handover.session} was not prepared {ended}: it was not ready{kept}"
+    else:
+        kept = handover.unprepared or "its preparation began only when the device was free"
+        yield f"{handover.session} was not prepared {ended}: {kept}"
+
+
+def _begun_before(handover: Handover, late: float) -> str:
+    """What made it late, though its preparation had begun before the end."""
+    lead, needed = length(handover.lead_s), length(handover.lead_s + late)
+    if handover.tier not in ("none", TOP):
+        return f"{length(late)} of it went by preparing the rest"
+    if handover.ended_by is not None:
+        return f"{handover.session} had been prepared for {lead} of the {needed} that it needed"
+    if handover.queued_s is not None and handover.queued_s - handover.lead_s < AT_ONCE_S:
+        return f"it was late by {length(late)}; {_sooner(handover)}"
+    return (
+        f"the standby was late by {length(late)}: its lead was {lead}, it needed {needed}; the lead is"
+        f" {length(handover.lead_next_s)} from now on"
+    )
+
+
+def _was_queued_late(handover: Handover) -> bool:
+    """Whether it could have been prepared before the end, had it only been there."""
+    if handover.unprepared is not None or handover.ended_by is not None or handover.queued_s is None:
+        return False
+    return handover.queued_s < handover.lead_next_s
+
+
+def _sooner(handover: Handover) -> str:
+    queued = handover.queued_s or 0.0
+    when = f"{length(queued)} before that end" if queued >= 0 else f"{length(-queued)} after that end"
+    ahead = length(handover.lead_next_s)
+    return f"it was queued only {when}; queued sooner, it is prepared {ahead} before an end from now on"
 
 
 def _idle(handover: Handover) -> Iterator[str]:

@@ -11,23 +11,26 @@ from datetime import UTC, datetime
 
 from daemon.predictions import Predictions
 from daemon.stories import HandoverChecked, PredictionChecked, fields
-from states import hindsight, policy
+from states import handovers, hindsight, policy
 from states.decision import Decision
 from states.effects import Promote
 from states.estimate import lead_s
-from states.events import Committed, Quiesced
+from states.events import Committed, Exited, Quiesced
 from states.hindsight import Span
 from states.notes import (
     HandoverCompleted,
     MemoryWaited,
+    SessionCancelled,
+    SessionFailed,
     SessionFinished,
     SessionPaused,
+    SessionQueued,
     SessionStarted,
     StandbyAdvanced,
     StandbyStarted,
     WorkerExited,
 )
-from states.snapshot import Phase, find, profile_key
+from states.snapshot import Lane, Phase, Worker, find, profile_key
 
 Tell = Callable[[PredictionChecked | HandoverChecked, int], None]
 
@@ -43,6 +46,21 @@ class _Standby:
     recorded_at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """The decision with which a session's last item was known, and how its lane and its worker were before."""
+
+    decision: Decision
+    lane: Lane
+    worker: Worker
+
+    @property
+    def ended_at(self) -> float:
+        """Its last item; of one whose worker was lost, when that was seen."""
+        event = self.decision.event
+        return event.ended_at if isinstance(event, Quiesced) else event.at
+
+
 class Forecasts:
     """The listener. `heard` is called with each decision once it is recorded, before it is acted on."""
 
@@ -52,14 +70,17 @@ class Forecasts:
         self._note = note
         self._tell = tell
         self._standbys: dict[int, _Standby] = {}
-        self._quiesced: dict[str, Quiesced] = {}  # by lane
+        self._endings: dict[str, _Ending] = {}  # by lane
+        self._submitted: dict[str, float] = {}  # to this daemon, by session: when
         self._paused: set[int] = set()  # generations whose run says nothing of the model's speed
 
     def heard(self, decision: Decision, seq: int | None, recorded_at: float) -> None:
         """Remember, predict, hold against. seq: its number in the record, None where it is not in it."""
         event = decision.event
-        if isinstance(event, Quiesced) and (found := find(decision.before, event.generation)):
-            self._quiesced[found[0].name] = event
+        if isinstance(event, Quiesced | Exited) and (found := find(decision.before, event.generation)):
+            lane, worker = found
+            if worker is lane.active:
+                self._endings[lane.name] = _Ending(decision, lane, worker)
         for effect in decision.effects:
             if isinstance(effect, Promote):
                 standby = self._standbys.setdefault(effect.generation, _Standby())
@@ -72,6 +93,10 @@ class Forecasts:
     def _hear_notes(self, decision: Decision, seq: int) -> None:
         for note in decision.notes:
             match note:
+                case SessionQueued(reason="submitted"):
+                    self._submitted[note.session.name] = decision.event.at
+                case SessionCancelled() | SessionFailed():
+                    self._submitted.pop(note.session, None)
                 case StandbyStarted():
                     self._remember(decision, note)
                 case StandbyAdvanced():
@@ -86,6 +111,7 @@ class Forecasts:
                 case SessionStarted():
                     self._note(lambda note=note: self._begun(decision, note))  # type: ignore[misc]
                 case SessionFinished():
+                    self._submitted.pop(note.session, None)
                     self._note(lambda note=note: self._finished(note, seq))  # type: ignore[misc]
                 case HandoverCompleted():
                     self._note(lambda note=note: self._handed_over(decision, note, seq))  # type: ignore[misc]
@@ -121,8 +147,14 @@ class Forecasts:
             return
         if worker.began_at is None or worker.ended_at is None:
             return
-        items, seconds = worker.done - worker.start, worker.ended_at - worker.began_at
-        self._note(lambda: self._kept.end(worker.generation, items, seconds, finished=worker.settled))
+        done, start, seconds = worker.done, worker.start, worker.ended_at - worker.began_at
+
+        def keep() -> None:  # one that was adopted has begun where its run did, not where it was found
+            run = self._kept.run(worker.generation)
+            items = done - (start if run is None else run.cursor)
+            self._kept.end(worker.generation, items, seconds, finished=worker.settled)
+
+        self._note(keep)
 
     def _finished(self, note: SessionFinished, seq: int) -> None:
         run = self._kept.run(note.generation)
@@ -149,9 +181,13 @@ class Forecasts:
             return
         lane, worker = found
         known = self._standbys.pop(note.generation, None) or _Standby()
-        quiesced = self._quiesced.pop(note.lane, None)
+        ending = self._endings.pop(note.lane, None)
         began_at = found[1].began_at
-        told_at = None if quiesced is None or abs(began_at - note.gap_s - quiesced.ended_at) > 1e-6 else quiesced.at
+        ended_at = began_at - note.gap_s
+        if ending is not None and abs(ended_at - ending.ended_at) > 1e-6:
+            ending = None  # this one was before an earlier handover, or was not seen
+        told_at = None if ending is None else ending.decision.event.at
+        submitted_at = self._submitted.get(note.session)
         gap = hindsight.expected(self._kept.learned((), (note.lane,)).gaps.get((note.lane, note.tier), ()))
         promoted_at = known.promoted_at
         checked = HandoverChecked(
@@ -164,13 +200,24 @@ class Forecasts:
             lead_s=note.lead_s,
             lead_predicted_s=None if known.left is None else known.left.seconds,
             lead_margin_s=None if known.left is None else known.left.margin_s,
-            told_s=None if told_at is None or quiesced is None else max(0.0, told_at - quiesced.ended_at),
+            told_s=None if told_at is None else max(0.0, told_at - ended_at),
             waited_s=None if told_at is None or promoted_at is None else max(0.0, promoted_at - told_at),
             recorded_s=None if promoted_at is None else max(0.0, known.recorded_at - promoted_at),
             begun_s=None if promoted_at is None else began_at - known.recorded_at,
             memory_waited_s=known.memory_waited_s,
             lead_next_s=lead_s(decision.after.profiles.get(profile_key(worker.session, lane))),
             held_back=known.held_back,
+            **_beginning(ending, worker),
+            queued_s=None if submitted_at is None else ended_at - submitted_at,
         )
         self._kept.keep_handover(seq, {**fields(note), **fields(checked)})
         self._tell(checked, seq)
+
+
+def _beginning(ending: _Ending | None, worker: Worker) -> dict[str, str | None]:
+    """What ended the old session early, and why nothing was prepared for this one, as fields of `HandoverChecked`."""
+    if ending is None:
+        return {}
+    early = handovers.ended_early(ending.decision, ending.lane, ending.worker)
+    nothing = handovers.unprepared(ending.decision, ending.lane, ending.worker, worker.session)
+    return {"ended_by": early, "unprepared": nothing}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +26,7 @@ REMEDIES: Mapping[str, str] = {
     "memory": "give it more room: a smaller batch_size, memory = …, or another device",
     "stall": "see in its log what it waited for; limits.stall_timeout_s is how long it may",
 }
+EXPLAINED_AT_ONCE = 25  # handovers, before what workers say is heard again
 LOOK_INTO = "see in its log what became of it (batonctl logs)"
 
 
@@ -34,11 +37,21 @@ class Insight:
         self._now_world = world
         self._store = store
         self._planner = planner
+        self._plans: set[int] = set()  # user ids that may only look, and have a plan made
         self.table: Mapping[str, Handler] = {"why": self.why, "plan": self.plan, "explain": self.explain}
 
-    async def plan(self, params: wire.PlanParams, _peer: Peer) -> PlanResult:
+    async def plan(self, params: wire.PlanParams, peer: Peer) -> PlanResult:
         """The queue's future."""
-        return await self._planner.plan(params.limit, params.skip)
+        if peer.may_act:
+            return await self._planner.plan(params.limit, params.skip)
+        if peer.uid in self._plans:  # plans are made one by one: many of theirs would stand before everybody else's
+            why = f"batond makes a plan for user id {peer.uid} already, who may only look; ask again once that is there"
+            raise Refusal(Code.REFUSED, why)
+        self._plans.add(peer.uid)
+        try:
+            return await self._planner.plan(params.limit, params.skip)
+        finally:
+            self._plans.discard(peer.uid)
 
     # Why
 
@@ -148,15 +161,29 @@ class Insight:
         if (params.handover is not None) + (params.session is not None) + (params.worst is not None) > 1:
             raise Refusal(Code.INVALID_PARAMS, "explain: give one of handover, session and worst")
         if params.worst is not None:
-            return ExplainResult(handovers=tuple(self._handovers(worst=True, limit=params.worst)))
+            return ExplainResult(handovers=await self._worst(params.worst))
         found = tuple(self._handovers(seq=params.handover, session=params.session))
+        if not found and params.handover is not None:  # a number may be a name, too
+            found = tuple(self._handovers(session=str(params.handover)))
         if not found and params.handover is not None:
             why = f"decision {params.handover} completed no handover; batonctl explain --worst 20 lists some that did"
             raise Refusal(Code.NOT_FOUND, why)
         if not found and params.session is not None:
-            why = f"there was no handover to a session {params.session}: nothing ran on its lane just before it"
+            if self._store.session(params.session) is None:
+                why = f"there is no session {params.session}; batonctl list --all shows sessions"
+            else:
+                why = f"there was no handover to session {params.session}: nothing ran on its lane just before it"
             raise Refusal(Code.NOT_FOUND, why)
         return ExplainResult(handovers=found)
+
+    async def _worst(self, limit: int) -> tuple[Handover, ...]:
+        """Those with the longest gaps; whoever asks for very many must not keep the event loop from the workers."""
+        found: list[Handover] = []
+        for handover in self._handovers(worst=True, limit=limit):
+            found.append(handover)
+            if len(found) % EXPLAINED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return tuple(found)
 
     def _handovers(
         self,
@@ -167,13 +194,18 @@ class Insight:
         limit: int = 1,
         since: int = 0,
     ) -> Iterator[Handover]:
-        for line in self._store.predictions.handovers(seq=seq, session=session, worst=worst, limit=limit):
+        lines = self._store.predictions.handovers(seq=seq, session=session, worst=worst, limit=limit)
+        began_at: tuple[datetime, ...] = ()  # when daemons did
+        if lines:
+            first = min(line["ts"] - timedelta(seconds=line["gap_s"]) for line in lines)
+            began_at = self._store.samples.began(first, max(line["ts"] for line in lines))
+        for line in lines:
             handover = msgspec.convert(line, Handover, strict=False)
             if handover.seq < since:
                 continue
             began = handover.ts - timedelta(seconds=handover.gap_s)
-            restarted_at = self._store.samples.last_began(began, handover.ts)
-            restarted_s = None if restarted_at is None else (restarted_at - began).total_seconds()
+            within = began_at[bisect_left(began_at, began) : bisect_right(began_at, handover.ts)]
+            restarted_s = (within[-1] - began).total_seconds() if within else None
             yield msgspec.structs.replace(handover, because=explaining.explained(handover, restarted_s))
 
 

@@ -176,6 +176,7 @@ def _pretty(*, colors: bool) -> Render:
 
     def render(logger: object, method: str, told: MutableMapping[str, Any]) -> bytes:
         kept = {key: _printable(told[key]) for key in (*_FIRST[:-1], *(key for key in told if key not in _FIRST))}
+        kept["ts"] = datetime.fromisoformat(kept["ts"]).astimezone().isoformat(" ", "milliseconds")  # the reader's zone
         text = renderer(logger, method, {key: value for key, value in kept.items() if value is not None})
         return text.encode("utf-8", "backslashreplace") + b"\n"
 

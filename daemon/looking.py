@@ -58,6 +58,11 @@ def known(store: Store, name: str) -> SessionRecord:
     return record
 
 
+def _said(moment: datetime) -> str:
+    """A time in the zone of whoever named it."""
+    return moment.isoformat(" ", "seconds")
+
+
 class Looking:
     """These methods, by name in `table`. All run on the event loop's thread."""
 
@@ -195,18 +200,20 @@ class Looking:
         """A stretch of the record."""
         for moment in (params.since, params.until):
             if moment is not None and not 1970 <= moment.year < 9999:
-                raise Refusal(Code.INVALID_PARAMS, f"timeline: {moment.isoformat()} is no time at which batond ran")
+                wrong = f"timeline: batond cannot have run at {_said(moment)}; name a time since 1970"
+                raise Refusal(Code.INVALID_PARAMS, wrong)
         now = datetime.now(UTC)
         until = params.until or now
         since = params.since or self._store.past.usual_beginning(until)
         if since >= until:
-            raise Refusal(Code.INVALID_PARAMS, f"timeline: it would end ({until}) before it begins ({since})")
+            end = f"ends {_said(until)}" if params.until else "ends now"
+            wrong = f"timeline: a stretch that {end} cannot begin {_said(since)}; give an earlier since"
+            raise Refusal(Code.INVALID_PARAMS, wrong)
         return Stream(results.TimelineResult(since=since, until=until, now=now), self._stretch(since, until))
 
     async def _stretch(self, since: datetime, until: datetime) -> AsyncGenerator[Mapping[str, Any], None]:
         for piece in self._store.past.pieces(since, until):
             yield piece
-            await asyncio.sleep(0)  # whoever reads fast must not keep the event loop from the workers
 
     def _live_rows(self, only: set[str] | None = None, *, queued: bool = True) -> list[results.Row]:
         """Rows of live sessions. The record knows when each was submitted: the core counts from the daemon's start."""

@@ -55,7 +55,10 @@ from daemon.wire import (
 
 
 class Method(Struct, frozen=True, kw_only=True):
-    """One method. `stream` is what its notifications carry, for the one that goes on after its reply."""
+    """One method. `stream` is what its notifications carry, for the one that goes on after its reply.
+
+    `alone`: it takes no part in a batch, for it may take long.
+    """
 
     name: str
     summary: str
@@ -64,6 +67,7 @@ class Method(Struct, frozen=True, kw_only=True):
     result: type[Struct]
     errors: tuple[Code, ...] = ()
     stream: type[Struct] | None = None
+    alone: bool = False
 
 
 _ACT = (Code.NOT_PERMITTED, Code.REFUSED)
@@ -201,6 +205,8 @@ _METHODS = (
         access=Access.LOOK,
         params=PlanParams,
         result=PlanResult,
+        errors=(Code.REFUSED,),
+        alone=True,
     ),
     Method(
         name="explain",

@@ -6,7 +6,7 @@ from itertools import islice
 
 from states import gate, policy, reasons
 from states.reasons import never_fits, seconds
-from states.snapshot import Lane, World
+from states.snapshot import Fate, Lane, World
 from states.work import Session
 
 
@@ -26,7 +26,7 @@ def waiting_reasons(world: World, at: float, most: int | None = None) -> dict[st
             before = next((ahead[name] for name in lanes if name in ahead), None)
             ahead.update(dict.fromkeys(lanes, session.name))
             if session.name in heads:
-                reason = _next_on(world, heads[session.name], at)
+                reason = _next_on(world, heads[session.name], session, at)
             else:
                 reason = f"behind {before}" if before else "waits for its turn"
         reasons[session.name] = reason
@@ -41,7 +41,7 @@ def waiting_reason(world: World, session: Session, at: float) -> str:
     for lane in lanes:
         head = None if lane.held or lane.lost or world.stopping else policy.head(world, lane, at)
         if head is not None and head.name == session.name:
-            return _next_on(world, lane, at)
+            return _next_on(world, lane, session, at)
     place = next(index for index, each in enumerate(world.queue) if each.name == session.name)
     for lane in lanes:
         for other in reversed(world.queue[:place]):
@@ -60,19 +60,31 @@ def obstacle(world: World, session: Session, at: float) -> str | None:
         attempt = f"attempt {session.attempt + 1} of {session.max_attempts}"
         return f"is tried again in {seconds(session.not_before - at)}, {attempt}"
     lanes = [lane for lane in world.lanes.values() if lane.takes(session.device)]
+    if any(not lane.lost and not lane.held and gate.can_ever_fit(world, lane, session) for lane in lanes):
+        return None
     if not lanes:
-        return f"no lane has the device {session.device}"
-    usable = [lane for lane in lanes if not lane.lost]
+        return f"no lane has the device {session.device}; bring it back, or {_give_up(session)}"
+    able = [lane for lane in lanes if gate.can_ever_fit(world, lane, session)]
+    if not able:
+        return f"can never fit: {never_fits(world, lanes, session)}; {_give_up(session)}"
+    small = [lane.name for lane in lanes if lane not in able]
+    elsewhere = f"; it can never fit on {', '.join(small)}" if small else ""
+    usable = [lane for lane in able if not lane.lost]
     if not usable:
-        return "; ".join(f"lane {lane.name}: the device is lost: {lane.lost}" for lane in lanes)
-    if all(lane.held for lane in usable):
-        return f"lane {', '.join(lane.name for lane in usable)} is paused; batonctl resume lets it go on"
-    if not any(gate.can_ever_fit(world, lane, session) for lane in usable):
-        return f"can never fit: {never_fits(world, usable, session)}"
-    return None
+        return "; ".join(f"lane {lane.name}: the device is lost: {lane.lost}" for lane in able) + elsewhere
+    return f"lane {', '.join(lane.name for lane in usable)} is paused; batonctl resume lets it go on{elsewhere}"
 
 
-def _next_on(world: World, lane: Lane, at: float) -> str:
-    if lane.standby is not None:
-        return f"next on {lane.name}, after {lane.standby.session.name}"
-    return f"next on {lane.name}: {reasons.reason(world, lane, at)}"
+def _give_up(session: Session) -> str:
+    return f"batonctl cancel {session.name} takes it out of the queue"
+
+
+def _next_on(world: World, lane: Lane, session: Session, at: float) -> str:
+    if lane.standby is None:
+        return f"next on {lane.name}: {reasons.reason(world, lane, at)}"
+    active = lane.active
+    back = active is not None and (lane.swap_asked or active.fate is Fate.REQUEUE) and active.fate is not Fate.CANCEL
+    if active is not None and back and active.session.rank < session.rank:
+        first = f"{lane.standby.session.name} and {active.session.name}, which comes back to the queue before it"
+        return f"next on {lane.name}, after {first}"
+    return f"next on {lane.name}, after {lane.standby.session.name}"

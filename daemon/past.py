@@ -30,12 +30,12 @@ class Past:
         self._rows = rows
 
     def usual_beginning(self, until: datetime) -> datetime:
-        """A day before; earlier, where fewer than fifty sessions began since: when the fiftieth last did."""
+        """A day before; earlier, where fewer than fifty sessions began in it: when the fiftieth last did."""
         sql = (
             "SELECT MIN(started_at) FROM "
-            "(SELECT started_at FROM sessions WHERE started_at IS NOT NULL ORDER BY id DESC LIMIT ?)"
+            "(SELECT started_at FROM sessions WHERE started_at <= ? ORDER BY started_at DESC LIMIT ?)"
         )
-        found = self._rows(sql, (SESSIONS,))[0][0]
+        found = self._rows(sql, (to_text(until), SESSIONS))[0][0]
         day = until - timedelta(days=1)
         return day if found is None else min(day, from_text(found))
 
@@ -66,7 +66,13 @@ class Past:
             "SELECT COALESCE((SELECT MIN(seq) FROM decisions WHERE ts >= ?), (SELECT MAX(seq) + 1 FROM decisions), 0)",
             (to_text(since),),
         )[0][0]
-        yield from _pieces(self._rows(_ALIVE, (to_text(since), to_text(since), first, ALIVE))[::-1])
+        alive = [seq for (seq,) in self._rows(_ALIVE, (to_text(since), to_text(since), first, ALIVE))][::-1]
+        for begin in range(0, len(alive), PIECE_ROWS):
+            chosen = tuple(alive[begin : begin + PIECE_ROWS])
+            places = ", ".join("?" * len(chosen))
+            yield from _pieces(
+                self._rows(f"SELECT seq, ts, notes FROM decisions WHERE seq IN ({places}) ORDER BY seq", chosen)  # noqa: S608 - no value in it
+            )
         after = first - 1
         sql = "SELECT seq, ts, notes FROM decisions WHERE seq > ? AND ts <= ? ORDER BY seq LIMIT ?"
         while page := self._rows(sql, (after, to_text(until), PIECE_ROWS)):
@@ -83,12 +89,12 @@ class Past:
             yield tuple(_sample(row) for row in page)
 
 
-# The decisions that tell of a session which had begun before the stretch, and had not ended.
+# The numbers of the decisions that tell of a session which had begun before the stretch, and had not ended.
+# CROSS: SQLite keeps the order, and looks through none but those sessions' mentions.
 _ALIVE: Final = """
-    SELECT seq, ts, notes FROM decisions WHERE seq IN (
-        SELECT m.seq FROM sessions s JOIN mentions m ON m.name = s.name AND m.seq >= s.seq
-        WHERE s.started_at < ? AND (s.ended_at IS NULL OR s.ended_at >= ?)
-    ) AND seq < ? ORDER BY seq DESC LIMIT ?
+    SELECT DISTINCT m.seq FROM sessions s CROSS JOIN mentions m ON m.name = s.name AND m.seq >= s.seq
+    WHERE s.started_at < ? AND (s.ended_at IS NULL OR s.ended_at >= ?) AND m.seq < ?
+    ORDER BY m.seq DESC LIMIT ?
 """
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from daemon import obstacles, views
 from daemon.predictions import Predictions
 from daemon.results_insight import PlanMoment, PlanResult, PlanRun, PlanScore, PlanWaiting
+from states import reasons
 from states.forecast import Forecast
 from states.hindsight import Learned
 from states.outlook import Moment, Planned
@@ -37,7 +38,7 @@ class Planner:
             world, now = self._world(), views.Now(time.monotonic(), datetime.now(UTC))
             most = skip + limit
             learned = await self._learned(world, most, more)
-            rehearsed = Forecast(world, now.at, learned, more, most)
+            rehearsed = Forecast(world, now.at, learned, more, most + 1)  # whether there is one more to be asked for
             hurried = await _play(rehearsed)
             new = {session.name for session in more}
             active = {lane.active.generation for lane in world.lanes.values() if lane.active is not None}
@@ -52,7 +53,7 @@ class Planner:
                 ),
                 waiting=tuple(_waiting(rehearsed, limit, new)) if skip == 0 else (),
                 queued=len(queued),
-                planned=len({each.session for each in planned} & queued),
+                planned=len({each.session for each in planned[:most]} & queued),
                 skipped=min(skip, len(planned)),
                 more=not rehearsed.whole or len(planned) > most,
                 hurried=hurried,
@@ -114,6 +115,12 @@ def _waiting(rehearsed: Forecast, most: int, new: set[str]) -> Iterator[PlanWait
     """Those that begin nowhere: all that are left where nothing more would begin, else those that no time helps."""
     world, at = rehearsed.world, rehearsed.now
     if rehearsed.whole:
+        begun = {planned.generation for planned in rehearsed.planned}
+        for lane in world.lanes.values():
+            standby = lane.standby
+            if standby is not None and standby.generation not in begun:
+                reason = reasons.reason(world, lane, at)
+                yield PlanWaiting(session=standby.session.name, reason=reason, submitted=standby.session.name in new)
         for name, reason in obstacles.waiting_reasons(world, at, most).items():
             yield PlanWaiting(session=name, reason=reason, submitted=name in new)
         return

@@ -19,12 +19,12 @@ from daemon.results import Sample
 from daemon.store import RecordError, Store
 from daemon.stories import RecordFailed
 from daemon.workers import Alive
+from states import policy
 from states.notes import Note, SessionFailed, SessionRetried, StandbyStarted
-from states.snapshot import State, World
+from states.snapshot import World
 
 PRUNE_INTERVAL_S: Final = 3600.0
 CHECKPOINT_INTERVAL_S: Final = 60.0
-HANDING_OVER: Final = (State.DRAINING, State.SWAPPING)
 
 
 class Register:
@@ -86,7 +86,7 @@ class Register:
                     prune_at = time.monotonic() + (0.0 if pruned.more else PRUNE_INTERVAL_S)
                     for name in pruned.forgotten:
                         worklogs.remove(self._log_path(name))
-                if not any(lane.state in HANDING_OVER for lane in world().lanes.values()):
+                if not policy.any_hands_over(world(), time.monotonic()):
                     self._store.checkpoint()
             except RecordError as error:
                 self._tell(RecordFailed(str(error)))

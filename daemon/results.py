@@ -37,10 +37,10 @@ class SubmitResult(Struct, frozen=True, kw_only=True):
 class WorkerView(Struct, frozen=True, kw_only=True):
     """One worker. `done`, `total` and `cursor` (durable) count items, those before a resume included.
 
-    `since_s`: how long it is in this phase. `remaining_s` is predicted, with one standard deviation. `tier`: how
-    far it is prepared; `aim`: how far it is being prepared. `errors`: of the items done, those that were skipped.
-    `paused`: why it cannot write its output, null where it can. Of the device's memory `reserved_bytes` was given to
-    it, and `held_bytes` is what it was last seen to hold.
+    `since_s`: how long it is in this phase. `remaining_s` is predicted; nine ends in ten lie within
+    `remaining_spread_s` of it. `tier`: how far it is prepared; `aim`: how far it is being prepared. `errors`: of the
+    items done, those that were skipped. `paused`: why it cannot write its output, null where it can. Of the device's
+    memory `reserved_bytes` was given to it, `held_bytes` is what it was last seen to hold. `attempt`: the first is 1.
     """
 
     session: str
@@ -110,7 +110,7 @@ class LaneView(Struct, frozen=True, kw_only=True):
 
 
 class QueueView(Struct, frozen=True, kw_only=True):
-    """One queued session: its place, and why it is not running yet."""
+    """One queued session: its place, and why it is not running yet. `attempt`: the one to come; 0: it never began."""
 
     name: str
     place: int
@@ -144,7 +144,8 @@ class Row(Struct, frozen=True, kw_only=True):
     """One session. `place` is set while it is queued, `lane` and what hangs on it while it has a worker.
 
     `reason`: why it waits, or why it ended so. `started_at` is its first item's time, in its latest run.
-    `errors`: of the items done, those that were skipped (`on_error = "skip"`).
+    `errors`: of the items done, those that were skipped (`on_error = "skip"`). `attempt`: the one that runs, that is
+    to come, or that was the last; 0: it never began.
     """
 
     name: str

@@ -154,6 +154,9 @@ class Handover(Struct, frozen=True, kw_only=True):
     recorded_s: float | None
     begun_s: float | None
     held_back: str | None
+    unprepared: str | None = None
+    ended_by: str | None = None
+    queued_s: float | None = None
     because: tuple[str, ...] = ()
 
 

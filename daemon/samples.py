@@ -1,8 +1,8 @@
 """Device memory over time, and when a daemon was there to see it: which samples are kept, where. Decides nothing else.
 
 A sample is kept when a lane's state or workers change, when a figure moved by more than a hundredth of the device (at
-most once a second), and each minute in any case: so little is written that quiet days cost nothing, and where there is
-no sample no daemon was there. Samples are written behind: never while a lane hands over, and never before a decision.
+most once a second), and each minute in any case; that the daemon is there, every few seconds. So little is written that
+quiet days cost next to nothing, and it is written behind: never while a lane hands over, and never before a decision.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from msgspec.structs import astuple
 from daemon.records import from_text, to_text
 from daemon.results import Sample
 from states import gate, policy
-from states.snapshot import Lane, State, Worker, World
+from states.snapshot import Lane, Worker, World
 
 MOVED_SHARE: Final = 0.01  # of the device's memory
 QUIET_S: Final = 1.0  # between two samples of a lane where nothing but figures changes
 HANDOVER_S: Final = 0.05  # the same while it hands over
 SIGN_S: Final = 60.0  # a sample at least so often
 WRITE_S: Final = 1.0
+SEEN_S: Final = 5.0  # that the daemon is there, at least so often: one row, and no wait for the disk
 WAITING: Final = 2000  # samples not yet written: minutes of the busiest lane; of more the oldest are lost
-HANDING_OVER: Final = (State.DRAINING, State.SWAPPING)
-
 
 COLUMNS: Final = ", ".join(Sample.__struct_fields__)
 
@@ -62,11 +61,10 @@ class Samples:
                 self._rows(insert, (to_text(sample.ts), sample.lane, *figures(sample)))
         self._life = life
 
-    def last_began(self, since: datetime, until: datetime) -> datetime | None:
-        """When a daemon began within that stretch, the last that did; None where none did."""
-        sql = "SELECT MAX(began_at) FROM lives WHERE began_at BETWEEN ? AND ?"
-        found = self._rows(sql, (to_text(since), to_text(until)))[0][0]
-        return None if found is None else from_text(found)
+    def began(self, since: datetime, until: datetime) -> tuple[datetime, ...]:
+        """When daemons began within that stretch, in order."""
+        sql = "SELECT began_at FROM lives WHERE began_at BETWEEN ? AND ? ORDER BY began_at"
+        return tuple(from_text(began) for (began,) in self._rows(sql, (to_text(since), to_text(until))))
 
     def prune(self, cutoff: str | None, limit: int) -> int:
         """Within the caller's transaction: delete the oldest, older than `cutoff` (None: of any age); how many.
@@ -106,13 +104,17 @@ class Sampler:
             asyncio.get_running_loop().call_soon(self._look)
 
     async def write(self) -> NoReturn:
-        """Write what is to be kept, whenever no lane hands over."""
+        """Write what is to be kept, and that the daemon is there, whenever no lane hands over."""
         self._keep(())
+        seen_at = time.monotonic()
         while True:
             await asyncio.sleep(WRITE_S)
-            handing_over = any(lane.state in HANDING_OVER for lane in self._world().lanes.values())
-            if self._waiting and not handing_over and self._keep(self._waiting):
+            now = time.monotonic()
+            handing_over = policy.any_hands_over(self._world(), now)
+            due = self._waiting or now - seen_at >= SEEN_S
+            if due and not handing_over and self._keep(self._waiting):
                 self._waiting.clear()
+                seen_at = now
 
     def end(self) -> None:
         """Write the rest, and that the daemon ends."""
@@ -127,14 +129,14 @@ class Sampler:
             if before is not None and now - before[0] < HANDOVER_S and scene == before[1]:
                 continue
             found = sample(world, lane, now)
-            if before is None or self._is_due(lane, now - before[0], scene != before[1], before[2], found):
+            pace = HANDOVER_S if policy.hands_over(world, lane, now) else QUIET_S
+            if before is None or self._is_due(pace, now - before[0], scene != before[1], before[2], found):
                 self._last[lane.name] = (now, scene, found)
                 self._waiting.append(found)
 
-    def _is_due(self, lane: Lane, since_s: float, changed: bool, before: Sample, found: Sample) -> bool:  # noqa: FBT001
+    def _is_due(self, pace: float, since_s: float, changed: bool, before: Sample, found: Sample) -> bool:  # noqa: FBT001
         if changed or since_s >= SIGN_S:
             return True
-        pace = HANDOVER_S if lane.state in HANDING_OVER else QUIET_S
         much = MOVED_SHARE * max(before.total_bytes, found.total_bytes)
         return since_s >= pace and any(
             abs(new - old) > much for old, new in zip(figures(before), figures(found), strict=True)

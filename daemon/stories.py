@@ -277,7 +277,9 @@ class HandoverChecked:
     long it did. The gap: `told_s` from the last item to its word, `waited_s` until the new one was told to go,
     `recorded_s` to write that down, `begun_s` until its first item. `memory_waited_s`: of `waited_s`, for memory.
     `lead_next_s`: how long before an end this model's preparation begins from now on. `held_back`: why the new one was
-    prepared no further.
+    prepared no further; `unprepared`: why it was not being prepared at all when the old one ended. `ended_by`: what
+    ended the old one before its last item. `queued_s`: how long before that end the new one was submitted (negative:
+    after it); null: under an earlier batond.
     """
 
     event: ClassVar[str] = "handover.checked"
@@ -298,6 +300,9 @@ class HandoverChecked:
     memory_waited_s: float
     lead_next_s: float
     held_back: str | None
+    unprepared: str | None = None
+    ended_by: str | None = None
+    queued_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,11 @@ from daemon.results import (
 from daemon.results_insight import RunView
 from daemon.store import SessionRecord
 from daemon.tracebacks import last_traceback
-from states import gate, policy, reasons
+from states import gate, hindsight, policy, reasons
 from states.snapshot import Fate, Lane, Phase, Worker, World
 from states.work import Session
+
+HORIZON_S = 100 * 365.25 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,10 @@ class Now:
     utc: datetime
 
     def when(self, at: float | None) -> datetime | None:
-        """The wall time of a monotonic one."""
-        return None if at is None else self.utc - timedelta(seconds=self.at - at)
+        """The wall time of a monotonic one; None also for one so far off that no calendar need have it."""
+        if at is None or abs(at - self.at) > HORIZON_S:
+            return None
+        return self.utc - timedelta(seconds=self.at - at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ def _need(world: World, lane: Lane, at: float) -> NeedView | None:
 
 def worker_view(worker: Worker, now: Now) -> WorkerView:
     """One worker."""
-    rate, remaining, spread = _pace(worker, now)
+    rate, remaining, margin = _pace(worker, now)
     return WorkerView(
         session=worker.session.name,
         generation=worker.generation,
@@ -179,11 +183,11 @@ def worker_view(worker: Worker, now: Now) -> WorkerView:
         cursor=max(worker.cursor, worker.session.cursor),
         rate_items_s=rate,
         remaining_s=remaining,
-        remaining_spread_s=spread,
+        remaining_spread_s=margin,
         rss_bytes=worker.rss_bytes,
         reserved_bytes=worker.reserved,
         held_bytes=worker.held_bytes,
-        attempt=worker.session.attempt,
+        attempt=worker.session.attempt + 1,
         errors=max(worker.errors, worker.session.errors),
         paused=worker.paused,
     )
@@ -194,13 +198,14 @@ def _total(worker: Worker) -> int | None:
 
 
 def _pace(worker: Worker, now: Now) -> tuple[float | None, float | None, float | None]:
-    """Items a second, predicted remaining seconds, their spread; None where it is not known, or nothing computes."""
+    """Items a second, predicted remaining seconds, their margin; None where it is not known, or nothing computes."""
     pace, total = worker.pace, _total(worker)
     if pace is None or pace.per_item_s <= 0 or worker.phase not in {Phase.COMPUTING, Phase.DRAINING}:
         return None, None, None
     rate = 1.0 / pace.per_item_s
     left = pace.remaining(now.at, total) if total is not None and worker.fate is Fate.COMPLETE else None
-    return (rate, None, None) if left is None else (rate, left.seconds, left.spread_s)
+    span = None if left is None else hindsight.from_pace(left)
+    return (rate, None, None) if span is None else (rate, span.seconds, span.margin_s)
 
 
 def queue_views(world: World, at: float, most: int | None = None) -> tuple[QueueView, ...]:
@@ -214,11 +219,16 @@ def queue_views(world: World, at: float, most: int | None = None) -> tuple[Queue
             device=session.device,
             cursor=session.cursor,
             total=session.total,
-            attempt=session.attempt,
+            attempt=_attempt(session),
             reason=reasons[session.name],
         )
         for number, session in enumerate(islice(world.queue, most), 1)
     )
+
+
+def _attempt(session: Session) -> int:
+    """Which attempt a queued session is at: the one to come, where one failed, or that it goes on with; else 0."""
+    return session.attempt + 1 if session.attempt or session.begun else 0
 
 
 def device_name(lane: Lane) -> str:
@@ -297,7 +307,7 @@ def live_rows(
                 total=session.total,
                 cursor=session.cursor,
                 errors=session.errors,
-                attempt=session.attempt,
+                attempt=_attempt(session),
                 max_attempts=session.max_attempts,
                 reason=reasons.get(session.name) or obstacles.waiting_reason(world, session, now.at),
                 submitted_at=submitted.get(session.name),
@@ -363,7 +373,7 @@ def _worker_row(lane: Lane, worker: Worker, now: Now, submitted: Mapping[str, da
         rate_items_s=view.rate_items_s,
         remaining_s=view.remaining_s,
         remaining_spread_s=view.remaining_spread_s,
-        attempt=session.attempt,
+        attempt=view.attempt,
         max_attempts=session.max_attempts,
         reason=_doing(lane, worker),
         submitted_at=submitted.get(session.name),

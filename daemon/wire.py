@@ -21,6 +21,7 @@ PROTOCOL = 1
 LINE_LIMIT_BYTES = 1 << 20
 BATCH_LIMIT = 100
 LIST_LIMIT = 1000
+SKIP_LIMIT = 100_000
 LOGS_LIMIT_BYTES = 1 << 18
 PATH_LIMIT_BYTES = 107  # sun_path has 108, the last one is NUL
 MESSAGE_LIMIT_CHARACTERS = 2000
@@ -196,7 +197,7 @@ class PlanParams(Params, frozen=True, kw_only=True):
     """How many runs to tell, after so many that are skipped. What lies further ahead takes longer to find."""
 
     limit: Annotated[int, Meta(ge=1, le=LIST_LIMIT)] = 50
-    skip: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    skip: Annotated[int, Meta(ge=0, le=SKIP_LIMIT)] = 0
 
 
 class ExplainParams(Params, frozen=True, kw_only=True):

@@ -312,7 +312,7 @@ def begin(draft: Draft) -> None:
             gap_s=active.began_at - relay.ended_at,
             lead_s=relay.ended_at - active.spawned_at,
             idle_standby_s=max(0.0, relay.ended_at - ready_at),
-            device_waited_s=max(0.0, ready_at - relay.ended_at),
+            device_waited_s=max(0.0, ready_at - relay.told_at),
             tier="none" if relay.tier is None else relay.tier.label,
             preparing_s=active.prepared_s,
             draining_s=0.0 if relay.drain_at is None else max(0.0, relay.ended_at - relay.drain_at),

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 
 from states import estimate, gate, policy
 from states.hindsight import from_pace
-from states.reasons import gib, seconds
-from states.snapshot import Lane, Phase, State, Worker, World, profile_key
+from states.reasons import amount, never_fits, others, seconds
+from states.snapshot import Fate, Lane, Phase, State, Worker, World, profile_key
 from states.work import Profile, Session
 
 AHEAD_NAMED = 3  # of those that are before a session in the queue
@@ -68,19 +68,29 @@ def _lead_words(profile: Profile | None) -> str:
 def _books(world: World, lane: Lane, at: float, pids: Mapping[int, int]) -> Iterator[str]:
     """The memory of the device, and who of ours has what of it."""
     if not lane.readings:
-        yield "its memory was not read yet"
+        yield "its memory was not read yet" if lane.lost is None else "its memory cannot be read: the device is lost"
         return
     last, spare = lane.readings[-1], gate.spare(lane, world.limits)
-    out = "" if spare is None else f", {gib(max(0, spare))} can be given out"
-    yield f"memory: {gib(last.total)}, {gib(last.free)} free{out}, {gib(world.limits.headroom_bytes)} are kept free"
+    out = "" if spare is None else f", {amount(max(0, spare))} can be given out"
+    headroom = amount(world.limits.headroom_bytes)
+    yield f"memory: {amount(last.total)}, {amount(last.free)} free{out}, {headroom} are kept free"
     for worker in lane.workers():
-        role = _role(lane, worker)
-        who = f"pid {pids[worker.generation]} ({worker.session.name}, {role})" if worker.generation in pids else ""
-        text = f"{who or f'{worker.session.name} ({role})'} holds {gib(worker.held_bytes)} of {gib(worker.reserved)}"
-        text += " that were given to it" if worker.reserved else ": its need is not known"
+        text = f"{_who(lane, worker, pids)} holds {amount(worker.held_bytes)}"
+        text += f" of {amount(worker.reserved)} that were given to it" if worker.reserved else ": its need is not known"
         if worker.deadline is not None:
             text += f"; it is ended by force in {seconds(worker.deadline - at)} if it lasts"
         yield text
+    if lane.has_own_memory:
+        yield from others(lane)
+
+
+def _who(lane: Lane, worker: Worker, pids: Mapping[int, int]) -> str:
+    """By its process. A program's is the parent of those that hold the memory, and that the device names."""
+    name, role = worker.session.name, _role(lane, worker)
+    if worker.generation not in pids:
+        return f"{name} ({role})"
+    started = "" if worker.session.stepwise else " with what it started"
+    return f"pid {pids[worker.generation]}{started} ({name}, {role})"
 
 
 def _role(lane: Lane, worker: Worker) -> str:
@@ -119,9 +129,17 @@ def _progress(worker: Worker) -> str:
 
 
 def _left(lane: Lane, at: float) -> str:
+    active = lane.active
+    if active is not None and active.fate is Fate.CANCEL:
+        return "it is being cancelled"
+    if active is not None and active.fate is Fate.REQUEUE:
+        return "it goes back to the queue"
+    if lane.swap_asked:
+        return "it goes back to the queue as soon as the next one is prepared"
     left = policy.remaining(lane, at)
     if left is None:
-        return "its end cannot be predicted" if lane.active is None or lane.active.pace is None else "no pace yet"
+        counted = active is not None and active.total is not None
+        return "no pace yet" if counted else "its end cannot be predicted"
     span = from_pace(left)
     return f"{seconds(span.seconds)} ± {seconds(span.margin_s or 0.0)} to go"
 
@@ -182,9 +200,13 @@ def _need(world: World, lane: Lane, session: Session) -> str:
         source = "measured"
     elif session.stated_bytes is not None:
         source = "as stated"
+    if not gate.can_ever_fit(world, lane, session):
+        return f"it can never fit: {never_fits(world, (lane,), session)}"
     need, room = gate.need(world, lane, session, lane.top), gate.spare(lane, world.limits)
     if room is None:
-        return f"it needs {gib(need)} ({source}); what can be given out is not known yet"
-    lacks = need + world.limits.headroom_bytes - room
-    fits = "which fits now" if lacks <= 0 else f"{gib(lacks)} too little just now"
-    return f"it needs {gib(need)} ({source}); {gib(max(0, room))} can be given out, {fits}"
+        return f"it needs {amount(need)} ({source}); what can be given out is not known yet"
+    headroom = world.limits.headroom_bytes
+    lacks = need + headroom - room
+    fits = "which fits now" if lacks <= 0 else f"{amount(lacks)} too little just now"
+    wanted = f"it needs {amount(need)} ({source}) and {amount(headroom)} are kept free"
+    return f"{wanted}; {amount(max(0, room))} can be given out, {fits}"

@@ -342,6 +342,7 @@ def remember(draft: Draft, worker: Worker, ended_at: float, total: int, done: in
             near_at=draft.lane.near_at,
             drain_at=draft.lane.drain_at,
             ended_at=ended_at,
+            told_at=draft.at,
             abandoned=worker.fate is Fate.CANCEL,
             tier=standby.tier if standby is not None and ready else None,
             items_in=total - worker.start,

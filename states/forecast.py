@@ -133,6 +133,8 @@ class Forecast:
         if late < math.inf and policy.near(self.world, lane, late):
             while late - early > NEAR_S:
                 middle = (early + late) / 2
+                if not early < middle < late:
+                    break  # so far ahead that a float tells no finer
                 early, late = (early, middle) if policy.near(self.world, lane, middle) else (middle, late)
             found = late
         self._near[lane.name] = (key, found)
@@ -214,7 +216,9 @@ class Forecast:
         at = max(self.now, since + seconds)
         self._memory.takes(worker, lane, tier)
         host = self._memory.host_of(worker, lane)
-        self._post(at, Ready(at, worker.generation, tier, at - since, self._total(lane, worker), host))
+        # One that computes as soon as it is started says how many items it has with its first report, not before.
+        total = self._total(lane, worker) if worker.session.prepares else worker.total
+        self._post(at, Ready(at, worker.generation, tier, at - since, total, host))
 
     def _promote(self, lane: Lane, worker: Worker) -> None:
         tale, relay = self._tales[worker.generation], lane.relay

@@ -339,8 +339,9 @@ class HandoverCompleted:
 
     `gap_s`: last item computed by the old to first item begun by the new. `lead_s`: how long before the old one's
     end the new one's preparation began (negative: after it). `idle_standby_s`: how long the new one was ready and
-    waited; `device_waited_s`: how long the device waited for it. `tier`: how far it was prepared when the old one
-    ended (`none`: not at all). `preparing_s`, `draining_s` and `swapping_s` are the phases' lengths.
+    waited; `device_waited_s`: how long the device waited for it, from when the old one's end was known. `tier`: how far
+    it was prepared when the old one ended (`none`: not at all). `preparing_s`, `draining_s` and `swapping_s` are the
+    phases' lengths.
     `items_in` = `items_done` + `items_returned` + `items_abandoned`, all of the old session's.
     """
 

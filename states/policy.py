@@ -212,6 +212,21 @@ def waits_for_memory(world: World, lane: Lane, at: float) -> bool:
     return gate.fitting_tier(world, lane, session) is None
 
 
+def hands_over(world: World, lane: Lane, at: float) -> bool:
+    """Whether the lane's device waits for what comes next: the shell then does nothing that could wait.
+
+    Not where what comes next waits for memory that others hold: they may hold it for days.
+    """
+    if lane.state is State.SWAPPING:
+        return not waits_for_memory(world, lane, at)
+    return lane.state is State.DRAINING
+
+
+def any_hands_over(world: World, at: float) -> bool:
+    """Whether any lane does."""
+    return any(hands_over(world, lane, at) for lane in world.lanes.values())
+
+
 def next_tier(world: World, lane: Lane, at: float) -> tuple[Session, Tier] | None:
     """The session and tier that the gate holds back just now: the standby's next one, else the next session's first."""
     standby = lane.standby

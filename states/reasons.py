@@ -18,8 +18,12 @@ def swap_refusal(world: World, lane: Lane, event: Swap) -> str | None:
     """Why the lane cannot be handed over now; None when it can."""
     active = lane.active
     where = f"cannot swap lane {lane.name}: "
-    if lane.state not in IN_HAND or active is None:
+    if active is None:
         return where + f"it is {lane.state.value}, and no session is computing on it"
+    if lane.state not in IN_HAND:
+        name = active.session.name
+        doing = "begins its first item" if active.phase is Phase.GOING else "finishes the batch in flight already"
+        return where + f"it is {lane.state.value}: {name} {doing}"
     if lane.held or world.stopping:
         return where + ("batond is stopping" if world.stopping else "it is paused; batonctl resume lets it go on")
     if not active.session.resumable and not event.force:
@@ -44,9 +48,9 @@ def swap_refusal(world: World, lane: Lane, event: Swap) -> str | None:
     return None
 
 
-def gib(size: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{size / (1 << 30):.1f} GiB"
+def amount(size: int) -> str:
+    """Bytes as a person reads them, as on every screen."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
 
 
 def seconds(time: float) -> str:
@@ -58,9 +62,9 @@ def never_fits(world: World, lanes: Sequence[Lane], session: Session) -> str:
     """That the session is more than any of these devices has, in figures."""
     needs = {lane.name: gate.least(world, lane, session) for lane in lanes}
     least = min(needs.values())
-    others = "".join(f", {gib(needs[lane.name])} on {lane.name}" for lane in lanes if needs[lane.name] > least)
-    have = ", ".join(f"{lane.name} has {gib(lane.readings[-1].total)}" for lane in lanes)
-    return f"it needs {gib(least)}{others}, and {gib(world.limits.headroom_bytes)} are kept free; {have}"
+    others = "".join(f", {amount(needs[lane.name])} on {lane.name}" for lane in lanes if needs[lane.name] > least)
+    have = ", ".join(f"{lane.name} has {amount(lane.readings[-1].total)}" for lane in lanes)
+    return f"it needs {amount(least)}{others}, and {amount(world.limits.headroom_bytes)} are kept free; {have}"
 
 
 def memory(world: World, lane: Lane, session: Session, tier: Tier, standby: Worker | None, at: float) -> str:
@@ -81,13 +85,13 @@ def memory(world: World, lane: Lane, session: Session, tier: Tier, standby: Work
         room, where = host, " of the host's memory"
         needed = gate.host_need(world, lane, session, tier) - (standby.host_reserved if standby else 0)
         holders = tuple(
-            f"{worker.session.name} {gib(max(worker.host_reserved, worker.rss_bytes))}"
+            f"{worker.session.name} {amount(max(worker.host_reserved, worker.rss_bytes))}"
             for each in world.lanes.values()
             for worker in each.workers()
         )
     text = (
-        f"waits for memory for {session.name}: {tier.label} needs {gib(needed)}{where} and"
-        f" {gib(headroom)} are kept free, {gib(max(room, 0))} can be given out"
+        f"waits for memory for {session.name}: {tier.label} needs {amount(needed)}{where} and"
+        f" {amount(headroom)} are kept free, {amount(max(room, 0))} can be given out"
     )
     text += f"; {'; '.join(holders)}" if holders else "; no session of batond holds any"
     return text + (f"; {seconds(at - lane.wait.since)} so far" if lane.wait is not None else "")
@@ -99,18 +103,22 @@ def _holders(lane: Lane, at: float) -> Iterator[str]:
         size = max(worker.reserved, worker.held_bytes)
         what = _doing(lane, worker)
         grows = gate.growth(lane) if worker is lane.active else 0
-        text = f"{worker.session.name} ({what}) has {gib(size)}"
+        text = f"{worker.session.name} ({what}) has {amount(size)}"
         if worker.reserved == 0 and grows:
-            text = (
-                f"{worker.session.name} ({what}) has {gib(worker.held_bytes)}, and may take more: its need is not known"
-            )
+            held = amount(worker.held_bytes)
+            text = f"{worker.session.name} ({what}) has {held}, and may take more: its need is not known"
         if worker not in (lane.active, lane.standby) and worker.deadline is not None:
             text += f" and is ended by force in {seconds(worker.deadline - at)}"
         yield text
+    yield from others(lane)
+
+
+def others(lane: Lane) -> Iterator[str]:
+    """Who has memory of the device and is not ours: by process, and what nobody is named for."""
     known = [holder for holder in lane.foreign if holder.size is not None]
     ranked = sorted(lane.foreign, key=lambda holder: -(holder.size or 0))
     for holder in ranked[:NAMED_HOLDERS]:
-        holds = "memory" if holder.size is None else gib(holder.size)
+        holds = "memory" if holder.size is None else amount(holder.size)
         yield f"pid {holder.pid} ({holder.name}), which is not batond's, holds {holds}"
     if len(ranked) > NAMED_HOLDERS:
         yield f"{len(ranked) - NAMED_HOLDERS} other processes hold more"
@@ -119,7 +127,7 @@ def _holders(lane: Lane, at: float) -> Iterator[str]:
         ours = sum(max(worker.reserved, worker.held_bytes) for worker in lane.workers())
         rest = last.total - last.free - ours - sum(holder.size or 0 for holder in known)
         if rest > last.total * UNEXPLAINED_SHARE:
-            yield f"{gib(rest)} are taken, and no process is named for them"
+            yield f"{amount(rest)} are taken, and no process is named for them"
 
 
 def _doing(lane: Lane, worker: Worker) -> str:
@@ -177,6 +185,7 @@ def reason(world: World, lane: Lane, at: float) -> str:
     active = lane.active
     if active is not None and active.paused is not None:
         return f"{active.session.name} {_paused(active, at)}"
+    asked = "a swap was asked for; " if lane.swap_asked else ""
     match lane.state:
         case State.IDLE:
             return _idle(world, lane, at)
@@ -187,15 +196,14 @@ def reason(world: World, lane: Lane, at: float) -> str:
             if left is None:
                 return "its end cannot be predicted yet"
             lead = policy.lead(world, lane, at)
-            return f"{left.seconds:.0f} s remain; the next is prepared {lead:.0f} s before the end"
+            return f"{seconds(left.seconds)} remain; the next is prepared {seconds(lead)} before the end"
         case State.NEARING_END:
-            asked = "a swap was asked for; " if lane.swap_asked else ""
             return asked + _idle(world, lane, at)
         case State.DRAINING:
             name = active.session.name if active else "the last session"
-            return f"{name} finishes the batch in flight" + (", then batond stops" if world.stopping else "")
+            return f"{asked}{name} finishes the batch in flight" + (", then batond stops" if world.stopping else "")
         case State.PRELOADING | State.SWAPPING:
-            return _handing_over(world, lane, at)
+            return asked + _handing_over(world, lane, at)
 
 
 def _handing_over(world: World, lane: Lane, at: float) -> str:

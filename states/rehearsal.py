@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from states import hindsight
+from states import gate, hindsight
 from states.estimate import PACE_WINDOW_S
 from states.events import HostMemory, Progress
 from states.events import Memory as Reading
@@ -55,24 +55,35 @@ def _patient(lane: Lane) -> Lane:
 
 
 def reach(world: World, most: int) -> tuple[Session, ...]:
-    """The part of the queue that may be looked at until `most` sessions have begun."""
+    """The part of the queue that may be looked at until `most` sessions have begun; what a lane reserves is in it."""
     missing = {lane.name: most for lane in world.lanes.values()}
-    devices: dict[str, list[str]] = {}
+    reserved = {lane.reserved for lane in world.lanes.values()} & {session.name for session in world.queue}
+    suited: dict[tuple[object, ...], tuple[str, ...]] = {}  # by all that counts for where a session can ever run
     for count, session in enumerate(world.queue, 1):
-        names = devices.get(session.device)
-        if names is None:
-            names = [lane.name for lane in world.lanes.values() if lane.takes(session.device)]
-            devices[session.device] = names
-        if session.waits_for or session.not_before:
-            continue
-        for name in names:
-            if name in missing:
-                missing[name] -= 1
-                if not missing[name]:
-                    del missing[name]
-        if not missing:
+        reserved.discard(session.name)
+        if not session.waits_for and not session.not_before:
+            kind = (session.device, session.profile, session.stepwise, session.prepares, _needs(session))
+            names = suited.get(kind)
+            if names is None:
+                names = suited[kind] = _suited(world, session)
+            for name in names:
+                if name in missing:
+                    missing[name] -= 1
+                    if not missing[name]:
+                        del missing[name]
+        if not missing and not reserved:
             return world.queue[:count]
     return world.queue
+
+
+def _needs(session: Session) -> tuple[int | None, ...]:
+    guesses = session.guess_bytes, session.guess_device_bytes, session.least_bytes
+    return (session.out_of_memory, session.stated_bytes, *guesses)
+
+
+def _suited(world: World, session: Session) -> tuple[str, ...]:
+    lanes = world.lanes.values()
+    return tuple(lane.name for lane in lanes if lane.takes(session.device) and gate.can_ever_fit(world, lane, session))
 
 
 class Memory:
@@ -154,8 +165,11 @@ def why_no_end(worker: Worker, items: int | None) -> str:
 def reports(
     worker: Worker, items: int | None, per_item_s: float | None, at: float, rss_bytes: int
 ) -> Iterator[Progress]:
-    """The reports of progress that the core needs: two for a pace where it has none, one where a lead is a share."""
-    if items is None or not per_item_s or not worker.session.prepares:
+    """The reports of progress that the core needs: two for a pace where it has none, one where a lead is a share.
+
+    A program that reports nothing counts as one item, and will report nothing again.
+    """
+    if items is None or not per_item_s or not (worker.session.prepares or items > 1):
         return
     if worker.pace is None or worker.pace.weight == 0.0:
         window = max(1, math.ceil(PACE_WINDOW_S / per_item_s))

@@ -161,7 +161,8 @@ class Wait:
 class Relay:
     """What the lane remembers of the session it hands over from, until the next one begins.
 
-    `abandoned`: the session ends without the items that are left; else they are handed back with it.
+    `ended_at`: its last item, `told_at`: when that was known here. `abandoned`: the session ends without the items that
+    are left; else they are handed back with it.
     """
 
     session: str
@@ -169,6 +170,7 @@ class Relay:
     near_at: float | None
     drain_at: float | None
     ended_at: float
+    told_at: float
     abandoned: bool
     tier: Tier | None
     items_in: int

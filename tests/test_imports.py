@@ -19,11 +19,12 @@ CORE = (
     ("work", "triggers"),  # sessions, and what a lane is asked about: plain values
     ("estimate", "events", "effects", "notes"),  # what is predicted of them, what happened, what is asked for and told
     ("snapshot", "hindsight"),  # how things stand, and what earlier runs came to
-    ("outlook", "rehearsal"),  # what is predicted, and what a prediction makes up of the world
+    ("outlook",),  # what is predicted
     ("gate", "draft", "decision"),  # whether memory allows it; a step's own copy of it; its answer
-    ("policy", "restore", "fate", "pauses"),  # what follows; the past; what becomes of a session, what it waits for
+    # What follows; the past; what becomes of a session, what it waits for; what a prediction makes up of the world.
+    ("policy", "restore", "fate", "pauses", "rehearsal"),
     ("reasons", "guards"),  # policy in words, and as words
-    ("waits", "details"),  # for memory; the figures behind a reason
+    ("waits", "details", "handovers"),  # for memory; the figures behind a reason; what a handover began with
     ("facts", "readings"),  # what a fact, or a reading, changes in the books
     ("commands", "actions"),  # what a person, or a row, changes
     ("table",),  # the rows

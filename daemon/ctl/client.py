@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ SERVICE_UNITS = tuple(
     f"{folder}/systemd/system/batond.socket" for folder in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 )
 ANSWER_TIMEOUT_S = 60.0
+SILENCE_SHARE = 30  # of the time that an answer is waited for, after which silence is told: 2 s of the usual 60
 SUBMIT_TIMEOUT_S = 900.0  # models are looked into, one after the other, by a process with TensorFlow
 
 
@@ -56,7 +57,11 @@ def of_service(path: str) -> bool:
 
 
 class Client:
-    """One connection. `call` returns the result decoded; `raw` is the last result as it came."""
+    """One connection. `call` returns the result decoded; `raw` is the last result as it came.
+
+    `on_silence` is called, once a request, where nothing has come for a while: with how long it waited, and how long it
+    waits at most.
+    """
 
     def __init__(self, path: str) -> None:
         """Connect. Raises UnreachableError."""
@@ -64,6 +69,8 @@ class Client:
         self._buffer = b""
         self._sent = 0
         self.raw = b""
+        self.on_silence: Callable[[float, float], None] | None = None
+        self._silence_told = False
         if len(os.fsencode(path)) > wire.PATH_LIMIT_BYTES:
             raise self._unreachable(f"a socket's path may have {wire.PATH_LIMIT_BYTES} bytes, this one has more")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -80,13 +87,18 @@ class Client:
         return UnreachableError(f"cannot reach batond at {self.path}: {why}; {remedy}")
 
     def call(self, method: str, params: wire.Params, result: type[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
-        """Ask and wait for the answer. Raises wire.Refusal for an error, UnreachableError when the daemon is gone."""
+        """Ask and wait for the answer.
+
+        Raises wire.Refusal for an error, UnreachableError when the daemon is gone, msgspec.DecodeError where what
+        answers is no batond.
+        """
         self._sent += 1
-        line = wire.encode_request(method, params, self._sent)
+        line = _encoded(method, params, self._sent)
         if len(line) > wire.LINE_LIMIT_BYTES:
             limit = f"the request has {len(line)} bytes; batond takes {wire.LINE_LIMIT_BYTES}: split it into several"
             raise wire.Refusal(wire.Code.TOO_LARGE, limit)
         self._socket.settimeout(timeout_s)
+        self._silence_told = False
         try:
             self._socket.sendall(line)
         except OSError as error:
@@ -97,7 +109,8 @@ class Client:
             data = answer.error.data
             problems = data.problems if isinstance(data, wire.Problems) else ()
             raise wire.Refusal(_code(answer.error.code), answer.error.message, problems)
-        assert not isinstance(answer.result, msgspec.UnsetType), "an answer has a result or an error"
+        if isinstance(answer.result, msgspec.UnsetType):
+            raise msgspec.ValidationError("an answer has neither a result nor an error")
         self.raw = bytes(answer.result)
         return msgspec.json.decode(self.raw, type=result)
 
@@ -110,9 +123,12 @@ class Client:
         pid = int(struct.unpack("3i", peer)[0])
         return pid if pid == self.call("version", wire.Params(), VersionResult).pid else None
 
-    def notices(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """What follows the answer to `events`, as it came and decoded, until the daemon ends it. Blocks."""
-        self._socket.settimeout(None)
+    def notices(self, patience_s: float | None = ANSWER_TIMEOUT_S) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """What follows the answer to a stream, as it came and decoded, until the daemon ends it. Blocks.
+
+        patience_s: for the next one, before UnreachableError is raised; None where it may take for ever.
+        """
+        self._socket.settimeout(patience_s)
         while True:
             line = self._line(ends=True)
             if not line:
@@ -132,6 +148,7 @@ class Client:
         pieces = [self._buffer]
         while b"\n" not in pieces[-1]:
             try:
+                self._watch_silence()
                 chunk = self._socket.recv(1 << 16)
             except TimeoutError:
                 waited = self._socket.gettimeout() or 0.0
@@ -145,6 +162,16 @@ class Client:
             pieces.append(chunk)
         line, _, self._buffer = b"".join(pieces).partition(b"\n")
         return line
+
+    def _watch_silence(self) -> None:
+        """Wait for what comes next, until that takes so long that somebody should know."""
+        patience_s = self._socket.gettimeout()
+        if self.on_silence is None or self._silence_told or patience_s is None:
+            return
+        quiet_s = patience_s / SILENCE_SHARE
+        if not select.select([self._socket], [], [], quiet_s)[0]:
+            self._silence_told = True
+            self.on_silence(quiet_s, patience_s)
 
     def _lost(self, why: str) -> UnreachableError:
         return UnreachableError(f"lost batond at {self.path}: {why}")
@@ -168,6 +195,7 @@ def again(client: Client) -> Client:
         found = Client(client.path)
     except UnreachableError:
         return client
+    found.on_silence = client.on_silence
     client.close()
     return found
 
@@ -182,6 +210,16 @@ def gone(pid: int, timeout_s: float) -> bool:
         return bool(select.select([pidfd], [], [], timeout_s)[0])
     finally:
         os.close(pidfd)
+
+
+def _encoded(method: str, params: wire.Params, identity: int) -> bytes:
+    """The request's line. Raises wire.Refusal for a name that is not UTF-8, as a file's may be."""
+    try:
+        return wire.encode_request(method, params, identity)
+    except UnicodeEncodeError as error:
+        shown = error.object.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        refused = f"{method}: '{shown}' is not UTF-8, which batond's protocol is: rename it"
+        raise wire.Refusal(wire.Code.INVALID_PARAMS, refused) from None
 
 
 def _code(number: int) -> wire.Code:

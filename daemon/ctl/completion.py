@@ -36,11 +36,17 @@ def sessions(*states: results.SessionState) -> Completion:
 
 def lanes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Names of the lanes."""
+    return _asked(ctx, _lanes, incomplete)
 
-    def names(client: Client) -> Iterable[str]:
-        return [lane.name for lane in client.call("status", wire.Params(), results.StatusResult, PATIENCE_S).lanes]
 
-    return _asked(ctx, names, incomplete)
+def lanes_and_sessions(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the lanes, then of the sessions that are kept; one that both have is offered once."""
+    return list(dict.fromkeys([*lanes(ctx, parameter, incomplete), *sessions()(ctx, parameter, incomplete)]))
+
+
+def _lanes(client: Client) -> Iterable[str]:
+    answer = client.call("status", wire.StatusParams(queue=0), results.StatusResult, PATIENCE_S)
+    return [lane.name for lane in answer.lanes]
 
 
 def _asked(ctx: click.Context, names: Callable[[Client], Iterable[str]], incomplete: str) -> list[str]:

@@ -17,6 +17,8 @@ import msgspec
 
 from daemon import wire
 from daemon.ctl.client import Client, UnreachableError, find_socket
+from daemon.ctl.manual import Explained
+from daemon.plaintext import plain
 
 T = TypeVar("T", bound=msgspec.Struct)
 EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 3, 130
@@ -35,6 +37,8 @@ class Conversation:
         """The connection, made when first needed."""
         if self._client is None:
             self._client = Client(self.socket)
+            if sys.stderr.isatty():
+                self._client.on_silence = _tell_silence
         return self._client
 
     def close(self) -> None:
@@ -61,7 +65,7 @@ class Conversation:
         if self.as_json:
             problems = {"data": {"problems": refusal.problems}} if refusal.problems else {}
             error = {"code": int(refusal.code), "message": refusal.message, **problems}
-            self.print_raw(msgspec.json.encode({"error": error}))
+            self.print_raw(msgspec.json.encode({"error": plain(error)}))
             return
         click.echo(f"batonctl: {refusal.message}", err=True)
         for problem in refusal.problems:
@@ -69,7 +73,13 @@ class Conversation:
                 click.echo(f"  {problem}", err=True)
 
 
-class Batonctl(click.Group):
+def _tell_silence(quiet_s: float, patience_s: float) -> None:
+    """To whoever sits there: a script has no use for it, and learns at the end."""
+    waits = f"waiting for it, {patience_s:.0f} s at most; Ctrl-C gives up"
+    click.echo(f"batonctl: batond has not answered for {quiet_s:.0f} s; {waits}", err=True)
+
+
+class Batonctl(Explained, click.Group):
     """Turns what can go wrong into one line and an exit status. (A pipe that closed, click takes quietly.)"""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -94,7 +104,17 @@ class Batonctl(click.Group):
 @click.version_option(package_name="batond", prog_name="batonctl")
 @click.pass_context
 def batonctl(ctx: click.Context, socket: str | None) -> None:
-    """Talk to batond, which hands one device from one TensorFlow session to the next."""
+    """Talk to batond, which hands one device from one TensorFlow session to the next.
+
+    Each command has examples: `batonctl COMMAND --help`.
+
+    Examples:
+        batonctl submit sessions.toml    # queue what is to run
+        batonctl watch                   # look on; q leaves
+        batonctl why                     # why every lane is as it is
+        eval "$(_BATONCTL_COMPLETE=bash_source batonctl)"   # names at a Tab; or zsh
+        _BATONCTL_COMPLETE=fish_source batonctl | source    # the same in fish
+    """
     ctx.obj = Conversation(find_socket(socket, os.environ))
     ctx.call_on_close(ctx.obj.close)
 
@@ -109,4 +129,5 @@ def command(function: Callable[..., None]) -> click.Command:
         talk.as_json = as_json
         function(talk, **options)
 
-    return batonctl.command(name=function.__name__.rstrip("_").replace("_", "-"))(run)
+    name = function.__name__.rstrip("_").replace("_", "-")
+    return batonctl.command(name, cls=Explained)(run)

@@ -30,7 +30,7 @@ def notices(client: Client, since: int | None, last: int, *, follow: bool) -> It
     """Past events, then (`follow`) new ones, as they came and decoded. Raises UnreachableError when new ones end."""
     params = wire.EventsParams(since=since, last=0 if since is not None else last, follow=follow)
     seq = client.call("events", params, results.EventsResult).seq
-    for raw, line in client.notices():
+    for raw, line in client.notices(None) if follow else client.notices():
         seq = max(seq, line.get("seq") or 0)
         yield raw, line
     if follow:

@@ -13,6 +13,7 @@ from daemon import results, wire
 from daemon.ctl import completion
 from daemon.ctl.client import gone
 from daemon.ctl.conversation import EXIT_REFUSED, Conversation, command
+from daemon.ctl.manual import Number
 
 QUEUE_SHOWN = 20  # of the queue, to a person; `list` has all of it
 GONE_TIMEOUT_S = 30.0  # for a daemon that waits for nobody: the next one can be started when it is gone
@@ -26,7 +27,12 @@ def lanes(function: Callable[..., None]) -> Callable[..., None]:
 
 @command
 def status(talk: Conversation) -> None:
-    """The daemon, its lanes with what they do and why, and the queue."""
+    """The daemon, its lanes with what they do and why, and the queue.
+
+    Examples:
+        batonctl status
+        batonctl status --json    # all of the queue, and every figure
+    """
     params = wire.StatusParams(queue=None if talk.as_json else QUEUE_SHOWN)
     if answer := talk.ask("status", params, results.StatusResult):
         from daemon.ctl import screen
@@ -44,7 +50,15 @@ def status(talk: Conversation) -> None:
 )
 @click.option("--force", is_flag=True, help="Also a session that cannot resume: it starts again from its first item.")
 def swap(talk: Conversation, *, lane: str | None, to: str | None, force: bool) -> None:
-    """Hand LANE over now (it may be left out where there is one)."""
+    """Hand LANE over now, to the next session or to NAME.
+
+    LANE may be left out where there is one. Who ran goes back to the queue, and resumes where it was.
+
+    Examples:
+        batonctl swap                    # to the next session
+        batonctl swap --to urgent        # to that one
+        batonctl swap gpu0 --to urgent --force
+    """
     if answer := talk.ask("swap", wire.SwapParams(lane=lane, to=to, force=force), results.SwapResult):
         taker = answer.to or "the next session"
         click.echo(f"{answer.lane}: from {answer.session} to {taker}; the lane is {answer.state}")
@@ -53,21 +67,38 @@ def swap(talk: Conversation, *, lane: str | None, to: str | None, force: bool) -
 @command
 @lanes
 def drain(talk: Conversation, *, lane: str | None, every: bool) -> None:
-    """Pause LANE, and put its sessions back in the queue at their cursors."""
+    """Pause LANE, and put its sessions back in the queue.
+
+    They resume at their cursors, on another lane or on this one once it is resumed.
+
+    Examples:
+        batonctl drain gpu0     # free that device
+        batonctl drain --all    # every one; `batonctl resume --all` lets them go on
+    """
     _hold(talk, "drain", lane, "drained and paused; `batonctl resume` lets it go on", every=every)
 
 
 @command
 @lanes
 def pause(talk: Conversation, *, lane: str | None, every: bool) -> None:
-    """Start no further session on LANE; what runs goes on."""
+    """Start no further session on LANE; what runs goes on.
+
+    Examples:
+        batonctl pause gpu0
+        batonctl pause --all
+    """
     _hold(talk, "pause", lane, "paused; `batonctl resume` lets it go on", every=every)
 
 
 @command
 @lanes
 def resume(talk: Conversation, *, lane: str | None, every: bool) -> None:
-    """Let LANE start sessions again."""
+    """Let LANE start sessions again.
+
+    Examples:
+        batonctl resume gpu0
+        batonctl resume --all
+    """
     _hold(talk, "resume", lane, "goes on", every=every)
 
 
@@ -81,7 +112,12 @@ def _hold(talk: Conversation, method: str, lane: str | None, done: str, *, every
 
 @command
 def devices(talk: Conversation) -> None:
-    """The devices and their memory."""
+    """The devices and their memory.
+
+    Examples:
+        batonctl devices
+        batonctl devices --json    # in bytes
+    """
     if answer := talk.ask("devices", wire.Params(), results.DevicesResult):
         from daemon.ctl import screen
 
@@ -90,17 +126,24 @@ def devices(talk: Conversation) -> None:
 
 @command
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens next.")
-@click.option("--since", metavar="SEQ", type=click.IntRange(0), help="The events after this decision.")
+@click.option("--since", metavar="SEQ", type=Number(0, wire.INT64_MAX), help="The events after this decision.")
 @click.option(
     "-n",
     "--last",
     default=20,
     show_default=True,
-    type=click.IntRange(0, wire.LIST_LIMIT),
+    type=Number(0, wire.LIST_LIMIT),
     help="Those of the last so many decisions.",
 )
 def events(talk: Conversation, *, follow: bool, since: int | None, last: int) -> None:
-    """What happened, and what happens."""
+    """What happened, and what happens.
+
+    Examples:
+        batonctl events -n 100           # those of the last 100 decisions
+        batonctl events --follow         # and go on
+        batonctl events -f --since 1042  # go on where a reader was cut off
+        batonctl events -f --json        # a line of JSON each, for a program
+    """
     from daemon.ctl import following
 
     for raw, notice in following.notices(talk.client, since, last, follow=follow):
@@ -114,7 +157,13 @@ def events(talk: Conversation, *, follow: bool, since: int | None, last: int) ->
 
 @command
 def reload(talk: Conversation) -> None:
-    """Have batond read its configuration again: all of it counts from then on, or, where it is wrong, none."""
+    """Have batond read its configuration again.
+
+    All of it counts from then on, or, where it is wrong, none.
+
+    Examples:
+        batonctl reload
+    """
     if answer := talk.ask("reload", wire.Params(), results.ReloadResult):
         changed = f"changed {', '.join(answer.changed)}" if answer.changed else "nothing is changed"
         click.echo(f"{answer.config or 'no configuration file; the defaults'}: {changed}")
@@ -128,7 +177,15 @@ def reload(talk: Conversation) -> None:
     help="Drain nothing: what runs goes on, and the next batond takes it over. For a restart, as after an upgrade.",
 )
 def shutdown(talk: Conversation, *, now: bool, leave_running: bool) -> None:
-    """Drain every lane and end batond; sessions keep their places and cursors."""
+    """Drain every lane and end batond.
+
+    Sessions keep their places and cursors: the next batond goes on with them.
+
+    Examples:
+        batonctl shutdown                    # each worker finishes its batch
+        batonctl shutdown --leave-running    # before an upgrade: nothing is drained
+        batonctl shutdown --now              # at once
+    """
     if now and leave_running:
         raise click.UsageError("give --now or --leave-running, not both")
     params = wire.ShutdownParams(now=now, leave_running=leave_running)
@@ -154,9 +211,14 @@ def _sessions(count: int) -> str:
 
 @command
 def doctor(talk: Conversation) -> None:
-    """Look for what would keep batond from working well here, with or without a daemon; exit 1 where something fails.
+    """Look for what would keep batond from working well here.
 
-    --json prints the checks, each with its name, state (ok, warn or fail), text and remedy.
+    With or without a daemon; exit 1 where something fails. --json prints the checks, each with its name, state (ok,
+    warn or fail), text and remedy.
+
+    Examples:
+        batonctl doctor
+        sudo -u batond batonctl doctor    # as the user of the service sees it
     """
     from daemon.ctl import doctor as doctor_module
 
@@ -172,6 +234,11 @@ def doctor(talk: Conversation) -> None:
 
 @command
 def version(talk: Conversation) -> None:
-    """The version of the daemon and of its protocol."""
+    """The version of the daemon and of its protocol.
+
+    Examples:
+        batonctl version      # the daemon's, which answers
+        batonctl --version    # this command's own
+    """
     if answer := talk.ask("version", wire.Params(), results.VersionResult):
         click.echo(f"batond {answer.version}, protocol {answer.protocol}, pid {answer.pid}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -77,6 +77,15 @@ def put(*things: RenderableType) -> None:
     with console().capture() as captured:
         console().print(*things, sep="\n", soft_wrap=False)
     sys.stdout.write("".join(f"{text.rstrip()}\n" for text in captured.get().splitlines()))
+
+
+def put_lines(lines: Iterable[Text]) -> None:
+    """Print lines that are as wide as they are to be: none is wrapped; in a pipe without blanks at their ends."""
+    terminal = sys.stdout.isatty()
+    for line in lines:
+        if not terminal:
+            line.rstrip()
+        console().print(line, soft_wrap=True)
 
 
 # Words
@@ -400,4 +409,4 @@ def show_event(line: dict[str, Any]) -> None:
         shown = f"{value:.3f}" if isinstance(value, float) else str(value)
         text.append(f" {safe(key)}=", style="dim")
         text.append(safe(shown))
-    console().print(text, soft_wrap=True)
+    put_lines([text])

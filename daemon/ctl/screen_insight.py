@@ -108,13 +108,15 @@ def _count(count: int, one: str, several: str) -> str:
 def _score(score: PlanScore) -> str:
     if not score.judged:
         return "no prediction was held against a run yet"
-    return f"of the last {_count(score.judged, 'session', 'sessions')} {score.within} ended within their margin"
+    their = "its" if score.judged == 1 else "their"
+    return f"{score.within} of the last {_count(score.judged, 'session', 'sessions')} ended within {their} margin"
 
 
 def _more(answer: PlanView) -> str:
     shown = answer.skipped + len(answer.runs)
-    why = ", as far as it came in its time" if answer.hurried else ""
-    return f"the first {shown}{why}; more with --skip {shown}"
+    if answer.hurried:
+        return f"the first {shown}; the rest was not planned, for it took too long"
+    return f"the first {shown}; more with --skip {shown}"
 
 
 def _name(name: str, *, submitted: bool) -> Text:
@@ -193,7 +195,8 @@ def _figures(handover: Handover) -> Iterator[tuple[str, str, str]]:
         yield "    memory", brief(handover.memory_waited_s), "of that, for memory"
     yield "  recorded", brief(handover.recorded_s), "to write that down"
     yield "  begun", brief(handover.begun_s), "until its first item"
-    yield "lead", brief(handover.lead_s), "its preparation began so long before the end"
+    side = "before" if handover.lead_s >= 0 else "after"
+    yield "lead", brief(abs(handover.lead_s)), f"its preparation began so long {side} the end"
     yield "idle", brief(handover.idle_standby_s), "it was ready so long before the end"
     if handover.draining_s:
         yield "drained", brief(handover.draining_s), f"from {old}'s last batch, or the order to stop, to its end"

@@ -12,6 +12,7 @@ from daemon import results, wire
 from daemon.ctl import completion
 from daemon.ctl.client import SUBMIT_TIMEOUT_S, UnreachableError
 from daemon.ctl.conversation import EXIT_REFUSED, EXIT_UNREACHABLE, Conversation, command
+from daemon.ctl.manual import Number
 
 LIVE: tuple[results.SessionState, ...] = ("queued", "preparing", "ready", "running", "draining", "committing")
 FAILURES_TOLD = 20  # on standard error; all of them were told on standard output
@@ -23,10 +24,19 @@ WAIT_HINT = "the sessions go on; see them with `batonctl status`, end one with `
 @click.option("--wait", is_flag=True, help="Show their progress until they have ended; exit 1 if one is not done.")
 @click.option("--dry-run", is_flag=True, help="Check everything, queue nothing, and print the plan with them in it.")
 def submit(talk: Conversation, *, file: Any, wait: bool, dry_run: bool) -> None:
-    """Queue the sessions of a session file (TOML; - is standard input), all of them or none."""
+    """Queue the sessions of a session file, all of them or none.
+
+    FILE is TOML; - is standard input. Everything that can be checked is checked first.
+
+    Examples:
+        batonctl submit night.toml
+        batonctl submit night.toml --dry-run    # check it; when would they run?
+        batonctl submit night.toml --wait       # and look on; exit 1 if one fails
+        ./make-sessions | batonctl submit -     # paths start from this folder
+    """
     if wait and dry_run:
         raise click.UsageError("give --wait or --dry-run, not both: nothing is queued that could be waited for")
-    piped = file.name == "<stdin>"
+    piped = file.fileno() == sys.stdin.fileno()
     source = "standard input" if piped else file.name
     base = os.path.dirname(os.path.abspath("-" if piped else file.name))  # noqa: PTH100, PTH120 pathlib costs 10 ms
     params = wire.SubmitParams(text=_text(file, source), base=base, source=source, dry_run=dry_run)
@@ -104,11 +114,18 @@ def _tell_failed(failed: tuple[results.Row, ...], of: int) -> None:
     type=click.Choice(get_args(results.SessionState)),
     help="Only those in this state.",
 )
-@click.option(
-    "--limit", default=100, show_default=True, type=click.IntRange(1, wire.LIST_LIMIT), help="So many ended ones."
-)
+@click.option("--limit", default=100, show_default=True, type=Number(1, wire.LIST_LIMIT), help="So many ended ones.")
 def list_(talk: Conversation, *, ended: bool, states: tuple[results.SessionState, ...], limit: int) -> None:
-    """Sessions, one row each: live ones in the order they will run, then ended ones, last submitted first."""
+    """Sessions, one row each, in the order they will run.
+
+    With --all, ended ones below them, last submitted first.
+
+    Examples:
+        batonctl list
+        batonctl list --all --limit 1000
+        batonctl list --state failed --state cancelled
+        batonctl list --json
+    """
     params = wire.ListParams(ended=ended, states=states, limit=limit)
     if answer := talk.ask("list", params, results.ListResult):
         from daemon.ctl import screen
@@ -119,7 +136,12 @@ def list_(talk: Conversation, *, ended: bool, states: tuple[results.SessionState
 @command
 @click.argument("name", shell_complete=completion.sessions())
 def show(talk: Conversation, name: str) -> None:
-    """Everything known of the session NAME."""
+    """Everything known of the session NAME.
+
+    Examples:
+        batonctl show nightly
+        batonctl show nightly --json    # with its file's keys as they are understood
+    """
     if answer := talk.ask("show", wire.NameParams(name=name), results.ShowResult):
         from daemon.ctl import screen_show
 
@@ -131,7 +153,13 @@ def show(talk: Conversation, name: str) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the session has ended.")
 @click.option("--all", "whole", is_flag=True, help="From the beginning, not the last 64 KiB only.")
 def logs(talk: Conversation, *, name: str, follow: bool, whole: bool) -> None:
-    """What the worker of the session NAME printed."""
+    """What the worker of the session NAME printed.
+
+    Examples:
+        batonctl logs nightly          # the last 64 KiB
+        batonctl logs nightly -f       # and go on until it has ended
+        batonctl logs nightly --all
+    """
     from daemon.ctl import following
 
     for piece in following.pieces(talk.client, name, 0 if whole else None, follow=follow):
@@ -144,7 +172,14 @@ def logs(talk: Conversation, *, name: str, follow: bool, whole: bool) -> None:
 @command
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=completion.sessions(*LIVE))
 def cancel(talk: Conversation, names: tuple[str, ...]) -> None:
-    """End sessions: a queued one at once, a running one after the batch in flight."""
+    """End sessions: queued ones at once, running ones after a batch.
+
+    What a running one has computed is kept: `batonctl retry` goes on from there.
+
+    Examples:
+        batonctl cancel nightly
+        batonctl cancel first second third
+    """
     answer = talk.client.call("cancel", wire.CancelParams(names=names), results.CancelResult)
     if talk.as_json:
         talk.print_raw(talk.client.raw)
@@ -160,7 +195,13 @@ def cancel(talk: Conversation, names: tuple[str, ...]) -> None:
 @command
 @click.argument("name", shell_complete=completion.sessions("failed", "cancelled"))
 def retry(talk: Conversation, name: str) -> None:
-    """Queue the failed or cancelled session NAME again; it resumes its own output."""
+    """Queue the failed or cancelled session NAME again.
+
+    It resumes its own output.
+
+    Examples:
+        batonctl retry nightly
+    """
     if answer := talk.ask("retry", wire.NameParams(name=name), results.RetryResult):
         click.echo(f"queued {answer.name} again, {_place(answer.place)}, from item {answer.cursor}")
 
@@ -176,7 +217,13 @@ def retry(talk: Conversation, name: str) -> None:
     help="Before the queued session OTHER; takes its priority.",
 )
 def move(talk: Conversation, *, name: str, first: bool, last: bool, before: str | None) -> None:
-    """Give the queued session NAME another place."""
+    """Give the queued session NAME another place.
+
+    Examples:
+        batonctl move urgent --first
+        batonctl move nightly --last
+        batonctl move urgent --before nightly    # and with its priority
+    """
     if first + last + (before is not None) != 1:
         raise click.UsageError("give one of --first, --last and --before OTHER")
     params = wire.MoveParams(name=name, first=first, last=last, before=before)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -14,6 +12,7 @@ import click
 import msgspec
 
 from daemon import results, wire
+from daemon.ctl import completion
 from daemon.ctl.client import UnreachableError
 from daemon.ctl.conversation import Conversation, command
 
@@ -38,7 +37,8 @@ class When(click.ParamType[datetime]):
             seconds = min(int(ago[1]) * SPANS[ago[2]], (now - ALL).total_seconds())
             return now - timedelta(seconds=seconds)
         if text == "today":
-            return now.replace(hour=0, minute=0, second=0, microsecond=0)
+            midnight = now.replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+            return midnight.astimezone()  # with the offset that was right then: it may be the day it changes
         if text == "all":
             return ALL
         try:
@@ -50,24 +50,32 @@ class When(click.ParamType[datetime]):
 @command
 @click.option("--since", type=When(), help='From then on: "2h" (ago), "today", "all", or a time (RFC 3339).')
 @click.option("--until", type=When(), help="Up to then, said in the same way; without it, up to now.")
-@click.option("--lane", help="Of this lane only.")
+@click.option("--lane", shell_complete=completion.lanes, help="Of this lane only.")
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="FILE.html: a page for a browser; FILE.json: a trace for ui.perfetto.dev.",
 )
 def timeline(
     talk: Conversation, *, since: datetime | None, until: datetime | None, lane: str | None, output: Path
 ) -> None:
-    """A picture of the record: each lane's sessions over its device's memory, and every handover.
+    """A picture of the record: sessions, memory, every handover.
 
-    Without --since, of the last day; where that has fewer than 50 sessions, of the last 50.
-    --json prints what the socket said of the record, one piece a line, and writes the picture too.
+    Each lane's sessions over its device's memory. Without --since, of the last day; where that has fewer than 50
+    sessions, of the last 50. --json prints what the socket said of the record, one piece a line, and writes the
+    picture too.
+
+    Examples:
+        batonctl timeline -o day.html                          # for a browser
+        batonctl timeline --since 2h --lane gpu0 -o two.html
+        batonctl timeline --since today -o today.json          # for ui.perfetto.dev
     """
+    from daemon.ctl import timeline_file
+
     write, advice = _format(output)
-    with _place(output) as file:
+    with timeline_file.written(output) as file:
         made = _read(talk, since, until)
         if lane is not None:
             if lane not in made.lanes:
@@ -92,35 +100,9 @@ def _format(output: Path) -> tuple[Callable[[Timeline, IO[str]], None], str]:
 
             return timeline_trace.write, "open it at https://ui.perfetto.dev (it stays on your machine)"
         case other:
-            ending = f"{other!r} is" if other else "no ending is"
-            wrong = f"cannot write {output}: {ending} not known here; give a name that ends in .html or .json"
+            why = f"{other!r} is not known here" if other else "its name does not say as what"
+            wrong = f"cannot write {output}: {why}; give a name that ends in .html or .json"
             raise wire.Refusal(wire.Code.REFUSED, wrong)
-
-
-@contextmanager
-def _place(output: Path) -> Iterator[IO[str]]:
-    """A file that gets its name when it is whole. Raises wire.Refusal where it cannot be written."""
-    import tempfile
-
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=output.parent, prefix=f".{output.name}.", delete=False
-        ) as file:
-            try:
-                yield file
-                file.flush()
-                umask = os.umask(0o077)
-                os.umask(umask)
-                os.fchmod(file.fileno(), 0o666 & ~umask)
-                Path(file.name).replace(output)
-            except BaseException:  # whatever it is goes on: only the half of a file must not be left
-                Path(file.name).unlink()
-                raise
-    except BrokenPipeError:  # whoever reads standard output has gone: that is not about this file
-        raise
-    except OSError as error:
-        wrong = f"cannot write {output}: {(error.strerror or str(error)).lower()}; name another file with -o"
-        raise wire.Refusal(wire.Code.REFUSED, wrong) from None
 
 
 def _read(talk: Conversation, since: datetime | None, until: datetime | None) -> Timeline:

@@ -6,7 +6,7 @@ How it looks is in timeline.html, beside: there the traces are made, in the read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from html import escape
+from html import escape as escaped
 from importlib.metadata import version
 from importlib.resources import files
 from statistics import median
@@ -18,7 +18,7 @@ from daemon import wire
 from daemon.ctl.timeline_spans import Handover, Role, Span, Timeline, micros
 from daemon.results import Sample
 
-SESSIONS: Final = 400  # drawn at the most: a browser takes some seconds for so many
+RUNS: Final = 400  # of sessions, drawn at the most: a browser takes some seconds for so many
 SAMPLES: Final = 2000  # of a lane
 HANDOVERS: Final = 200  # in the table
 NO_PLOTLY: Final = (
@@ -53,13 +53,13 @@ def _inert(text: str, *, code: bool = False) -> str:
 
 
 def _data(timeline: Timeline) -> dict[str, Any]:
-    whole, timeline = timeline.sessions, _newest(timeline)
+    whole, timeline = timeline, _newest(timeline)
     return {
         "version": version("batond"),
         "since": timeline.since / 1e3,
         "until": timeline.until / 1e3,
-        "sessions": timeline.sessions,
-        "sessions_in_all": whole,
+        "runs": len(_runs(timeline)),
+        "runs_in_all": len(_runs(whole)),
         "absent": [[begin / 1e3, end / 1e3] for begin, end in timeline.absent],
         "lanes": [_lane(timeline.only(lane)) for lane in timeline.lanes],
         "handovers": [_row(each) for each in sorted(timeline.handovers, key=lambda h: h.at)[-HANDOVERS:]],
@@ -68,9 +68,13 @@ def _data(timeline: Timeline) -> dict[str, Any]:
 
 
 def _newest(timeline: Timeline) -> Timeline:
-    """The timeline since so many sessions as can be drawn began, at the most."""
-    begins = sorted(span.begin for span in timeline.spans if span.role is Role.ACTIVE)
-    return timeline if len(begins) <= SESSIONS else timeline.after(begins[-SESSIONS])
+    """The timeline since so many runs as can be drawn began, at the most."""
+    begins = sorted(span.begin for span in _runs(timeline))
+    return timeline if len(begins) <= RUNS else timeline.after(begins[-RUNS])
+
+
+def _runs(timeline: Timeline) -> list[Span]:
+    return [span for span in timeline.spans if span.role is Role.ACTIVE]
 
 
 def _lane(timeline: Timeline) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def _bar(span: Span) -> list[Any]:
         kind,
         span.begin / 1e3,
         span.end / 1e3,
-        escape(span.session),
+        _text(span.session),
         words,
         span.outcome,
         span.open,
@@ -105,7 +109,7 @@ def _told(span: Span) -> Iterator[str]:
     told = span.told
     match span.role:
         case Role.ACTIVE:
-            yield f"<b>{escape(span.session)}</b> runs"
+            yield f"<b>{_text(span.session)}</b> runs"
             if told.get("adopted"):
                 yield "went on while no daemon was there"
             items, total = told.get("items"), told.get("total")
@@ -123,29 +127,34 @@ def _told(span: Span) -> Iterator[str]:
                 yield f"waited {_seconds(told['waited_for_memory_s'])} for memory"
             yield "goes on" if span.open else span.outcome or "its daemon went away"
             if told.get("reason"):
-                yield escape(str(told["reason"])[:200])
+                yield _text(str(told["reason"])[:200])
         case Role.STANDBY:
             done = "ready, waits for its turn" if span.ready else "is being prepared"
-            yield f"<b>{escape(span.session)}</b> {done}"
+            yield f"<b>{_text(span.session)}</b> {done}"
             yield f"tier: {span.tier}"
             if "prepared_s" in told:
                 yield f"prepared in {_seconds(told['prepared_s'])}"
             if told.get("beside"):
-                yield f"beside {escape(told['beside'])}"
+                yield f"beside {_text(told['beside'])}"
             if told.get("need_bytes"):
                 yield f"needs {_bytes(told['need_bytes'])}"
             if told.get("held_back"):
-                yield f"no further yet: {escape(str(told['held_back'])[:200])}"
+                yield f"no further yet: {_text(str(told['held_back'])[:200])}"
             if span.outcome:
-                yield f"{span.outcome}: {escape(str(told.get('reason', ''))[:200])}"
+                yield f"{span.outcome}: {_text(str(told.get('reason', ''))[:200])}"
         case Role.RETIRING:
-            yield f"<b>{escape(span.session)}</b> makes its output durable, and exits"
+            yield f"<b>{_text(span.session)}</b> makes its output durable, and exits"
+
+
+def _text(said: str) -> str:
+    """What somebody else chose, as text for Plotly, which knows tags and "&" but shows "&quot;" letter by letter."""
+    return escaped(said, quote=False)
 
 
 def _handover(handover: Handover) -> str:
     told = handover.told
     lines = [
-        f"<b>{escape(told['from_session'])} → {escape(told['session'])}</b>",
+        f"<b>{_text(told['from_session'])} → {_text(told['session'])}</b>",
         f"gap: {_seconds(told['gap_s'])}, last item to first item",
         f"lead: {_seconds(told['lead_s'])}" + ("" if told["lead_s"] >= 0 else " (after the end)"),
         f"prepared to: {told['tier']}, in {_seconds(told['preparing_s'])}",

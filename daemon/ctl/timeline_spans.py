@@ -90,8 +90,17 @@ class Timeline:
 
     @property
     def sessions(self) -> int:
-        """How many sessions computed something."""
-        return len({(span.session, span.generation) for span in self.spans if span.role is Role.ACTIVE})
+        """How many sessions computed something: one that came back after a swap, a crash or a retry is one still.
+
+        A session whose name was done before is another one.
+        """
+        runs: dict[str, Span] = {}  # by session: the latest
+        count = 0
+        for run in sorted((span for span in self.spans if span.role is Role.ACTIVE), key=lambda span: span.begin):
+            before = runs.get(run.session)
+            count += before is None or (before.outcome == "done" and before.generation != run.generation)
+            runs[run.session] = run
+        return count
 
     def after(self, since: int) -> Timeline:
         """The same, of what did not end before."""
@@ -156,7 +165,7 @@ class _Building:
 
     def take(self, at: int, notes: Iterable[Note]) -> None:
         """One decision's notes."""
-        while self._life + 1 < len(self._lives) and at >= self._lives[self._life + 1][0]:
+        while self._life + 1 < len(self._lives) and self._is_over(at):
             self._end_life()
         self._last_seen[self._life] = at
         for note in notes:
@@ -175,6 +184,8 @@ class _Building:
         for state in moved:
             if state.open:
                 state.end, state.open = max(state.begin, end), end == until
+        moved += [replace(state, open=state.end == until) for state in self._idle(since, end, samples)]
+        moved.sort(key=lambda state: state.begin)
         spans = tuple(span for span in self._spans if since <= span.end and span.begin <= until)
         states = tuple(state for state in moved if since <= state.end and state.begin <= until)
         for span in spans:
@@ -195,14 +206,37 @@ class _Building:
             ),
         )
 
+    def _idle(self, since: int, end: int, samples: list[Sample]) -> Iterator[StateSpan]:
+        """Of each lane that a daemon saw and told nothing of: without a session it did nothing.
+
+        Only where its device could be read at last: one that could not may have been lost.
+        """
+        ends = [*(self._life_end(number) for number in range(len(self._lives) - 1)), end]
+        for begin, gone in zip([began for began, _, _ in self._lives] or [since], ends, strict=True):
+            latest = {sample.lane: sample for sample in samples if begin <= micros(sample.ts) <= gone}
+            for lane, sample in latest.items():
+                told = any(state.begin < gone and state.end > begin for state in self._states.get(lane, []))
+                if sample.total_bytes and not told:
+                    yield StateSpan(lane, "Idle", begin, gone)
+
     def _absent(self, end: int, until: int) -> Iterator[tuple[int, int]]:
         for number, (began, _, _) in enumerate(self._lives[1:]):
-            yield self._life_end(number), began
+            if (gone := self._life_end(number)) < began:  # else the clock was set back in between
+                yield gone, began
         if end < until:
             yield end, until
 
     def _life_end(self, number: int) -> int:
         return max(self._lives[number][1], self._last_seen.get(number, 0))
+
+    def _is_over(self, at: int) -> bool:
+        """Whether the life ended before that decision: it could be of the next, and is later than all of this one's.
+
+        Or earlier: the clock was set back, so that both were there at some times, and time goes on within a life.
+        """
+        began, seen, _ = self._lives[self._life]
+        went_back = at < max(began, self._last_seen.get(self._life, 0))
+        return at >= self._lives[self._life + 1][0] and (at >= seen or went_back)
 
     def _end_life(self) -> None:
         """What was open ends with its daemon, as far as the record knows; a session that is adopted later goes on."""
@@ -290,7 +324,9 @@ class _Building:
         lane = note["lane"]
         states = self._states.setdefault(lane, [])
         if not states:
-            states.append(StateSpan(lane, note["from"], at - max(0, round(note["waited_s"] * 1e6)), at))
+            since = at - max(0, round(note["waited_s"] * 1e6))
+            began = self._lives[self._life][0] if self._lives else since
+            states.append(StateSpan(lane, note["from"], min(at, max(since, began)), at))
         elif states[-1].open:
             states[-1].end, states[-1].open = max(states[-1].begin, at), False
             if states[-1].cause is None:  # what a daemon begins with, it does not tell
@@ -316,15 +352,21 @@ class _Building:
             (s for s in reversed(self._spans) if s.session == note["from_session"] and s.role is Role.ACTIVE), None
         )
         if begun is not None and old is not None and old.end + handover.gap_us < begun.begin:
-            for span in self._spans[-8:]:
-                if span.generation == begun.generation and span.end == begun.begin:
-                    span.end = max(span.begin, old.end + handover.gap_us)
-            begun.begin = old.end + handover.gap_us
-            handover = replace(handover, at=begun.begin)
+            prepared = next(
+                (s for s in reversed(self._spans) if s.generation == begun.generation and s is not begun), None
+            )
+            begin = old.end + handover.gap_us
+            if prepared is not None and prepared.end == begun.begin:
+                begin = max(begin, prepared.begin)
+                prepared.end = begin
+            begun.begin = begin
+            handover = replace(handover, at=begin)
         self._handovers.append(handover)
 
     def _conclude(self, note: Note) -> None:
-        """What became of a session's run."""
+        """What became of a session's run; what became of it in the queue is none of an earlier run's."""
+        if note["lane"] is None:
+            return
         event, session = note["event"], note["session"]
         generation = note.get("generation") or self._latest(session)
         span = self._begun.get(generation) or self._workers.get(generation) or self._unclaimed.get(generation)

@@ -30,6 +30,11 @@ def until_ended(client: Client, names: tuple[str, ...], display: Display) -> tup
     with display as show, contextlib.ExitStack() as own:
         lost_at: float | None = None
         rows: tuple[Row, ...] = ()
+
+        def tell_silence(quiet_s: float, _patience_s: float) -> None:
+            show(rows, f"batond has not answered for {quiet_s:.0f} s; waiting for it")
+
+        client.on_silence = tell_silence
         while True:
             try:
                 rows = _rows(client, names)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from daemon.ctl.watch_view import Look, Scene
 
 QUIT, HELP = ("q", "Q"), ("?", "h")
+JSON_QUEUE = 20  # of the queue, in what a program gets: all of a long one, so often, would hold up the daemon
 FIRST_QUEUE = 12  # of the queue, before it is known how many are shown
 SILENCE_SHOWN_S = 1.0  # how often the picture is made anew while nothing comes
 NO_TERMINAL = (
@@ -32,9 +33,15 @@ NO_TERMINAL = (
 @command
 @click.option("--once", is_flag=True, help="Print one picture, and end.")
 def watch(talk: Conversation, *, once: bool) -> None:
-    """Look on: lanes with their progress and memory, the queue, the last events. q leaves, ? helps.
+    """Look on: lanes with progress and memory, the queue, events.
 
-    With --json: what `status` answers, four times a second.
+    q leaves, ? helps. With --json: what `status` answers, with 20 of the queue, four times a second.
+
+    Examples:
+        batonctl watch
+        batonctl watch --once                             # one picture, plain
+        COLUMNS=120 LINES=40 batonctl watch --once | less # as large as that
+        batonctl watch --json                             # for a program
     """
     if talk.as_json:
         _print_answers(talk, once=once)
@@ -46,7 +53,7 @@ def watch(talk: Conversation, *, once: bool) -> None:
 
 def _print_answers(talk: Conversation, *, once: bool) -> None:
     while True:
-        talk.client.call("status", wire.StatusParams(), StatusResult)
+        talk.client.call("status", wire.StatusParams(queue=JSON_QUEUE), StatusResult)
         talk.print_raw(talk.client.raw)
         if once:
             return
@@ -55,14 +62,15 @@ def _print_answers(talk: Conversation, *, once: bool) -> None:
 
 def _print_one(talk: Conversation) -> None:
     """As it would be on the terminal; in a pipe, on one of the size that COLUMNS and LINES say, else 80×24."""
-    from daemon.ctl.screen import put
+    from daemon.ctl.screen import put_lines
     from daemon.ctl.watch_view import Look, frame
 
     width, height = shutil.get_terminal_size()
-    lines = frame(scene(Feed(talk.client, height).known), Look(keys=False), width, height)
+    shown = replace(scene(Feed(talk.client, height).known), age_s=0.0)  # it has answered, however long that took
+    lines = frame(shown, Look(keys=False), width, height)
     while lines and not lines[-1].plain.strip():
         lines.pop()
-    put(*lines)
+    put_lines(lines)
 
 
 def _look_on(talk: Conversation) -> None:

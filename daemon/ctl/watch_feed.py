@@ -18,7 +18,7 @@ import msgspec
 
 from daemon import wire
 from daemon.ctl.client import Client, UnreachableError, again
-from daemon.results import EventsResult, StatusResult
+from daemon.results import EventsResult, StatusResult, VersionResult
 
 POLL_S = 0.25
 RECENT = 100  # decisions; who is further behind starts with the newest
@@ -54,6 +54,7 @@ class Feed:
 
     def start(self, changed: Callable[[], None]) -> None:
         """Go on asking. changed: called from the thread; nobody waits for its end, for it may wait for an answer."""
+        self._given.on_silence = None  # from now on how old `known` is tells it
         threading.Thread(target=self._run, args=(changed,), name="feed", daemon=True).start()
 
     def show(self, queue: int) -> None:
@@ -105,15 +106,22 @@ class Feed:
         return Known(status, tuple(self._events), asked_at, datetime.now().astimezone())
 
     def _read_events(self, newest: int) -> int:
-        """Those since the last time, on a connection of their own; the number of the last decision among them."""
-        if self._seq is None or not 0 < newest - self._seq <= RECENT:  # less: another daemon, with another record
-            self._events.clear()
+        """Those since the last time, on a connection of their own; the number of the last decision among them.
+
+        All of them, or none: where the stream breaks off, they are read again.
+        """
+        anew = self._seq is None or not 0 < newest - self._seq <= RECENT  # less: another daemon, with another record
+        if anew:
             params = wire.EventsParams(last=RECENT, follow=False)
         else:
             params = wire.EventsParams(since=self._seq, follow=False)
         with Client(self._client.path) as line:
             seq = line.call("events", params, EventsResult).seq
-            for _, told in line.notices():
-                self._events.append(told)
-                seq = max(seq, told["seq"] or 0)
-        return seq
+            told = [each for _, each in line.notices()]
+        read = max((each["seq"] or 0 for each in told), default=0)
+        if read < seq:  # a decision may tell nothing; but a daemon that dies ends a stream just so
+            self._client.call("version", wire.Params(), VersionResult)
+        if anew:
+            self._events.clear()
+        self._events.extend(told)
+        return max(seq, read)

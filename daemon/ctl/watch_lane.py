@@ -54,7 +54,7 @@ def _block(lane: LaneView, width: int, detail: Detail, room: int) -> Iterator[Te
 
 def _head(lane: LaneView, width: int, detail: Detail) -> Iterator[Text]:
     head = line((safe(lane.name), "bold"), "  ", word(lane.state), (f" {duration(lane.since_s)}", "dim"))
-    if lane.held:
+    if lane.held and not lane.reason.startswith("paused"):  # which says it, and what to do
         head.append("  paused", style="bold yellow")
     room = width - head.cell_len - 3
     style = "red" if lane.lost else "default"

@@ -27,7 +27,6 @@ from daemon.ctl.screen import console
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 LEAVE = "\x1b[?2026l\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 BEGIN, END, CLEAR = "\x1b[?2026h", "\x1b[?2026l", "\x1b[2J"
-PLAIN = str.maketrans("━╸─┄█▓▒░▁·└┘●◐○▸▹◂±…↑↓×", "=>-.#%+:_.++*o.>><~~^vx")  # for a terminal without UTF-8
 FALLBACK = os.terminal_size((80, 24))  # a serial line knows no size
 KEY = re.compile(rb"(?P<key>\x1b[\[O][0-9;]*[A-Za-z~])|(?P<part>\x1b(?:[\[O][0-9;]*)?\Z)|.", re.DOTALL)
 KEYS = {
@@ -126,10 +125,7 @@ class Terminal:
         self.wake()
 
     def _write(self, text: str) -> None:
-        encoding = sys.stdout.encoding
-        if encoding.lower() not in ("utf-8", "utf8"):
-            text = text.translate(PLAIN)
-        data = text.encode(encoding, "replace")
+        data = text.encode(sys.stdout.encoding, sys.stdout.errors or "strict")
         while data:
             data = data[os.write(self._out, data) :]
 

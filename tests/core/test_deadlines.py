@@ -104,3 +104,20 @@ WAITS: list[tuple[str, dict[str, Any], bool]] = [
 def test_waits_for_memory(why: str, fields: dict[str, Any], waits: bool) -> None:
     here = lane(**fields)
     assert policy.waits_for_memory(world(here, queue=(session(),)), here, 0.0) is waits
+
+
+MOMENTS: list[tuple[str, dict[str, Any], bool]] = [
+    ("the last batch is in flight", {"state": State.DRAINING, "active": worker(), "standby": waiting()}, True),
+    ("nobody computes, the next one is warm", {"state": State.SWAPPING, "standby": waiting()}, True),
+    ("it loads", {"state": State.SWAPPING, "standby": replace(IMPORTED, phase=Phase.LOADING)}, True),
+    ("it waits for memory that others hold", {"state": State.SWAPPING, "standby": IMPORTED}, False),
+    ("it waits while the last batch is in flight", {"state": State.DRAINING, "standby": IMPORTED}, True),
+    ("a session computes", {"state": State.RUNNING, "active": worker()}, False),
+    ("the next one is prepared", {"state": State.PRELOADING, "active": worker(), "standby": waiting()}, False),
+]
+
+
+@pytest.mark.parametrize(("why", "fields", "hands_over"), MOMENTS, ids=[row[0] for row in MOMENTS])
+def test_hands_over(why: str, fields: dict[str, Any], hands_over: bool) -> None:
+    here = lane(**fields)
+    assert policy.hands_over(world(here), here, 0.0) is hands_over

@@ -105,6 +105,31 @@ def test_a_program_without_a_total_is_as_long_as_it_was_before() -> None:
     assert never.unknown == ("how many items it has",)
 
 
+@pytest.mark.parametrize("items", [60, 1], ids=["reports", "silent"])
+def test_beside_a_program_that_is_not_prepared_the_next_is(items: int) -> None:
+    """How many items it has it says once it computes, if ever: until then its end may be near."""
+    program = queued("p", 1, profile="e", total=None, prepares=False, stepwise=False)
+    learned = Learned({"e@cpu": (Run(items, 30.0),) * 3, "m@cpu": STEADY}, GAPS)
+    first, second = told(program, queued("f", 2), learned=learned)
+    assert times(first) == (0.0, 30.0)
+    assert (second.tier, second.gap and second.gap.seconds) == (Tier.WARM, 0.5)
+    assert second.unknown == ()
+    assert second.prepare_at == pytest.approx(AT, abs=1.0)
+    assert times(second) == (30.5, 40.5)
+
+
+def test_the_reports_of_a_program_that_is_not_prepared_are_rehearsed() -> None:
+    program = queued("p", 1, profile="e", total=None, prepares=False, stepwise=False)
+    learned = Learned({"e@cpu": (Run(60, 30.0),) * 3, "m@cpu": STEADY}, GAPS)
+    world = worlds.world(worlds.lane(), queue=(program,), profiles={"m@cpu": PREPARED}, generation=5)
+    rehearsed = Forecast(world, AT, learned)
+    paced = False
+    while rehearsed.advance():
+        active = rehearsed.world.lanes["cpu"].active
+        paced = paced or (active is not None and active.total == 60 and active.pace is not None)
+    assert paced
+
+
 def test_a_gap_that_was_never_seen_is_unknown_and_what_follows_begins_no_sooner() -> None:
     _, second = told(queued("a", 1), queued("b", 2), learned=Learned({"m@cpu": STEADY}))
     assert second.gap is None
@@ -189,6 +214,31 @@ def test_it_stops_after_as_many_as_were_asked_for() -> None:
         pass
     assert [plan.session for plan in rehearsed.planned] == ["s0", "s1", "s2"]
     assert not rehearsed.whole
+
+
+def test_what_can_never_fit_takes_no_place_in_what_is_looked_at() -> None:
+    huge = tuple(queued(f"huge{n}", n, least_bytes=99 * GIB) for n in range(5))
+    world = worlds.world(worlds.lane(), queue=(*huge, queued("ok", 9)), profiles={"m@cpu": PREPARED})
+    rehearsed = Forecast(world, AT, LEARNED, most=3)
+    while rehearsed.advance():
+        pass
+    assert [plan.session for plan in rehearsed.planned] == ["ok"]
+
+
+def test_what_a_lane_reserves_is_looked_at_wherever_it_stands() -> None:
+    queue = tuple(queued(f"s{n}", n) for n in range(20))
+    world = worlds.world(worlds.lane(reserved="s19"), queue=queue, profiles={"m@cpu": PREPARED})
+    assert forecast(world, AT, LEARNED, most=2)[0].session == "s19"
+
+
+def test_an_end_beyond_all_time_is_found_and_not_looked_for_for_ever() -> None:
+    """Where two neighbouring floats are further apart than what is looked for."""
+    endless = worlds.computing(1e17, began_at=AT - 10, session=queued("now", profile="other"))
+    assert endless.pace is not None
+    active = replace(endless, pace=replace(endless.pace, at=AT))
+    first, _ = told(queued("a", 1), lane=worlds.lane(state=State.RUNNING, active=active))
+    assert first.end.at is not None
+    assert first.end.at > 1e16
 
 
 def test_what_is_submitted_in_thought_only_is_planned_at_its_place() -> None:

@@ -31,7 +31,12 @@ SWAPS: list[tuple[str, dict[str, Any], dict[str, Any], str | None]] = [
         None,
     ),
     ("nobody computes", {"state": State.IDLE, "active": None}, {}, "it is Idle, and no session is computing on it"),
-    ("the active one drains already", {"state": State.DRAINING}, {}, "it is Draining, and no session is computing"),
+    (
+        "the active one drains already",
+        {"state": State.DRAINING},
+        {},
+        "it is Draining: active finishes the batch in flight",
+    ),
     (
         "a lane without an active session, preparing",
         {"state": State.PRELOADING, "active": None, "standby": waiting()},

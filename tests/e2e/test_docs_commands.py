@@ -17,7 +17,7 @@ from pages import Block, Shell, Turn, anchors, blocks, links, quoted, turns
 
 from daemon import sessionfile
 from daemon.__main__ import command as batond_command
-from daemon.cli import batonctl
+from daemon.cli import Explained, batonctl
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FILES = ("python", "toml")  # blocks to be written to the file that their first line names
@@ -156,6 +156,28 @@ def test_that_would_be_seen() -> None:
         "events --since",
     ):
         assert refused("batonctl", words.split()) is not None
+
+
+@pytest.mark.parametrize("name", [None, *batonctl.commands])
+def test_every_command_has_examples_and_they_are_commands(name: str | None) -> None:
+    """In its help, each on a line that a terminal of 80 columns holds, and of the command itself."""
+    command = batonctl if name is None else batonctl.commands[name]
+    assert isinstance(command, Explained)
+    context = click.Context(command, info_name=name, max_content_width=80, terminal_width=80)
+    shown = command.get_help(context).partition("\nExamples:\n")[2].splitlines()
+    assert [line[2:] for line in shown] == command.examples.splitlines()
+    assert max(map(len, shown)) <= 80
+    typed = [words for program, words in commands(command.examples) if program == "batonctl"]
+    assert name is None or any(words[:1] == [name] for words in typed)
+    assert [why for words in typed if (why := refused("batonctl", words))] == []
+    assert typed
+
+
+def test_the_list_of_commands_says_what_each_is_for_on_a_line_of_80_columns() -> None:
+    shown = batonctl.get_help(click.Context(batonctl, info_name="batonctl", max_content_width=80, terminal_width=80))
+    lines = shown.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == sorted(batonctl.commands)
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
 
 
 def refused(program: str, words: list[str], *, mention: bool = False) -> str | None:

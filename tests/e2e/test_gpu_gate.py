@@ -35,6 +35,12 @@ def test_two_that_do_not_fit_together_never_overlap_and_swap_when_the_memory_is_
             assert house.batond.event("standby.started", session=after)["seq"] >= gone["seq"]
             handover = house.batond.event("handover.completed", from_session=before, session=after)
             assert handover["items_in"] == handover["items_done"] == 40
+            because = house.batond.ctl("explain", str(handover["seq"]))["handovers"][0]["because"]
+            kept = (
+                f"waits for memory for {after}: warm needs 5.0 GiB and 256 MiB are kept free, 3.0 GiB can be given out"
+            )
+            assert because[0].startswith(f"{after} was not prepared when {before} ended: it {kept}")
+            assert not any("queued" in line for line in because), "when it was queued is not what kept it"
 
 
 def test_two_that_fit_together_overlap_and_swap_warm(tmp_path: Path) -> None:
@@ -61,7 +67,7 @@ def test_memory_that_does_not_come_back_holds_the_gate_and_is_told_with_figures(
         assert (short["tier"], short["need_bytes"], short["free_bytes"]) == ("warm", 5 * GIB, 3 * GIB)
         wait(lambda: "no process is named" in house.lane()["reason"], "nobody is named for what a held")
         reason = house.lane()["reason"]
-        figures = ("warm needs 5.0 GiB", "0.2 GiB are kept free", "3.0 GiB can be given out", "5.0 GiB are taken")
+        figures = ("warm needs 5.0 GiB", "256 MiB are kept free", "3.0 GiB can be given out", "5.0 GiB are taken")
         shown = house.batond.ctl("show", "b")["session"]["reason"]
         for figure in (*figures, "no process is named for them", " s so far"):
             assert figure in reason

@@ -72,7 +72,7 @@ def test_what_no_gpu_here_can_be_is_refused_in_one_line_that_says_what_there_is(
             assert part in line
         assert "gpu0" not in line, "it may not run there"
         line = refused(house, house.program("a", 5, memory=8 * GIB))
-        for part in ("a: memory", "8.0 GiB", "0.2 GiB are kept free", "gpu0 has 8.0 GiB", "gpu1 has 8.0 GiB"):
+        for part in ("a: memory", "8.0 GiB", "256 MiB are kept free", "gpu0 has 8.0 GiB", "gpu1 has 8.0 GiB"):
             assert part in line
         assert house.batond.ctl("list")["sessions"] == []
 

@@ -119,3 +119,45 @@ def test_a_gap_that_passed_without_a_daemon_is_said_to_be_that(batond: Batond) -
     assert handover["gap_s"] > 5.0, "from its last item, that no daemon saw, and not from this daemon's start"
     assert "of it passed before this batond began" in handover["because"][0]
     assert batond.event("session.finished", session="a")["seconds"] >= 3.0  # 300 items of 10 ms
+
+
+def test_what_made_a_gap_is_named_and_not_blamed_on_the_lead_or_the_queue(batond: Batond) -> None:
+    """The first is cancelled while the second is prepared; the third cannot be prepared before the second ends."""
+    batond.submit(
+        stand_in("first", batond.folder, *ITEM_MS, items=6000, lead=600)
+        + stand_in("second", batond.folder, *ITEM_MS, "--prepare-ms", "3000", items=100)
+        + stand_in("third", batond.folder, "--prepare-ms", "300", items=3, prepare=False)
+    )
+    batond.event("standby.started", session="second")
+    batond.ctl("cancel", "first")
+    batond.ended("second", "third")
+    (cut,) = batond.ctl("explain", "second")["handovers"]
+    assert cut["because"][0] == "first ended before its last item: it was cancelled"
+    assert any(line.startswith("second had been prepared for ") for line in cut["because"])
+    assert not any("its lead was" in line for line in cut["because"])
+    (last,) = batond.ctl("explain", "third")["handovers"]
+    assert "it computes as soon as it is started" in last["because"][0]
+    assert not any("queued" in line for line in last["because"])
+    for handover in (cut, last):
+        parts = [handover[key] for key in ("told_s", "waited_s", "recorded_s", "begun_s")]
+        assert sum(parts) == pytest.approx(handover["gap_s"], abs=1e-4)
+        assert handover["device_waited_s"] <= handover["waited_s"] + 1e-6
+
+
+def test_the_plan_has_the_tier_that_comes_beside_a_program_that_is_not_prepared(batond: Batond) -> None:
+    text = stand_in("e", batond.folder, "--item-ms", "20", items=150, prepare=False)
+    text += stand_in("f", batond.folder, *ITEM_MS, items=20)
+    tiers = []
+    for _ in range(3):
+        batond.submit(text)
+        batond.ended("e", "f")
+        tiers.append(batond.event("handover.completed", from_session="e", session="f")["tier"])
+        for name in ("e", "f"):
+            (batond.folder / f"{name}.rows").unlink()
+        batond.events.clear()
+    dry = batond.ctl("submit", "--dry-run", str(batond.folder / "sessions.toml"))
+    (planned,) = (run for run in dry["plan"]["runs"] if run["session"] == "f")
+    assert tiers == ["warm"] * 3
+    assert planned["tier"] == "warm"
+    assert planned["unknown"] == []
+    assert planned["end"]["at"] is not None

@@ -237,3 +237,19 @@ def test_a_forked_tensorflow_worker_goes_on_too_and_its_rows_are_whole(tmp_path:
         assert len(batond.told("session.finished", session="a")) == 1
         assert len(batond.told("session.started", session="a")) == 1
     np.testing.assert_allclose(np.load(tmp_path / "a" / "y.npy"), np.load(models / "many.y.npy"), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_that_two_daemons_took_over_is_as_long_as_it_was(batond: Batond) -> None:
+    """What it teaches of the speed is counted from where it began, not from where it was found."""
+    batond.submit(stand_in("a", batond.folder, *LONG, "--commit-every", "10", items=500))
+    batond.event("session.started", session="a")
+    for times, rows in enumerate((50, 150), 1):
+        wait_for_rows(batond, "a", rows)
+        batond.ctl("shutdown", "--leave-running")
+        assert batond.process.wait(TIMEOUT_S) == 0
+        batond.start()
+        batond.event("session.adopted", session="a", times=times)
+    batond.ended("a")
+    (run,) = batond.ctl("show", "a")["runs"]
+    assert run["items"] == 500
+    assert run["run_s"] > 500 * 0.02

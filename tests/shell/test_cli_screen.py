@@ -308,3 +308,12 @@ def test_a_long_queue_does_not_scroll_the_lanes_away(stage: Stage) -> None:
     for name in ("s0", "s1", "s2", "s29"):
         assert json.loads(out(stage, "show", name, "--json"))["session"]["reason"] == rows[name]["reason"]
     assert [row["name"] for row in json.loads(out(stage, "list", "--state", "running", "--json"))["sessions"]] == ["s0"]
+
+
+def test_a_plan_that_is_over_before_what_was_skipped_says_so(stage: Stage) -> None:
+    stage.crew.frozen = True
+    submitted(stage, "a", "b")
+    assert "no run is planned after" not in out(stage, "plan")
+    assert out(stage, "plan", "--skip", "50").endswith(
+        "no run is planned after the first 50; give a smaller --skip, or none\n"
+    )

@@ -45,6 +45,9 @@ def test_names_are_those_of_sessions_that_the_command_is_for(stage: Stage) -> No
     assert offered(stage, "batonctl cancel alpha ") == ["beta", "boron"], "one is not cancelled twice"
     assert "boron" in offered(stage, "batonctl swap --to ")
     assert offered(stage, "batonctl drain ") == ["cpu"]
+    assert offered(stage, "batonctl timeline --lane ") == ["cpu"]
+    assert offered(stage, "batonctl why ") == ["cpu", "alpha", "beta", "boron", "bravo"]
+    assert offered(stage, "batonctl why b") == ["beta", "boron", "bravo"]
     assert "--leave-running" in offered(stage, "batonctl shutdown --")
     assert offered(stage, "batonctl ret") == ["retry"]
 

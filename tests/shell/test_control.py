@@ -243,7 +243,6 @@ def test_a_listener_that_does_not_read_is_cut_off_and_the_others_miss_nothing(tm
 async def _tell(stage: Stage, first: int, count: int = 1) -> None:
     for seq in range(first, first + count):
         stage.feed.tell(LaneHeld("x" * 1000, held=True), seq, datetime.now(UTC))
-    await asyncio.sleep(0.002)
 
 
 async def _until(holds: Callable[[], bool]) -> None:

@@ -38,6 +38,15 @@ IN_TIME: dict[str, Any] = {
     "held_back": None,
 }
 
+PREPARED_AFTER: dict[str, Any] = {
+    "gap_s": 5.0,
+    "device_waited_s": 4.9,
+    "waited_s": 4.9,
+    "tier": "none",
+    "lead_s": -0.1,
+    "queued_s": 90.0,
+}
+
 
 @pytest.mark.parametrize(
     ("changed", "words"),
@@ -58,10 +67,24 @@ IN_TIME: dict[str, Any] = {
             "2.50 s of it went by waiting for memory: pid 4121 (other), which is not batond's, holds 6.0 GiB",
         ),
         (
-            {"gap_s": 5.0, "device_waited_s": 4.9, "waited_s": 4.9, "tier": "none", "lead_s": -0.1},
-            "4.90 s of it went by preparing new, begun 0.10 s after the end; queued sooner, it is prepared 15 s"
+            {**PREPARED_AFTER, "queued_s": 0.4},
+            "4.90 s of it went by preparing new, begun 0.10 s after the end; it was queued only 0.40 s before that end;"
+            " queued sooner, it is prepared 15 s before an end from now on",
+        ),
+        (
+            {**PREPARED_AFTER, "lead_s": 2.0, "queued_s": 2.0},
+            "it was late by 4.90 s; it was queued only 2.00 s before that end; queued sooner, it is prepared 15 s"
             " before an end from now on",
         ),
+        (
+            {**PREPARED_AFTER, "tier": "staged", "lead_s": 30.0, "held_back": "waits for memory for new: …"},
+            "new was prepared as far as staged when old ended: waits for memory for new: …",
+        ),
+        (
+            {**PREPARED_AFTER, "lead_s": 2.63, "device_waited_s": 4.9, "ended_by": "it was cancelled"},
+            "new had been prepared for 2.63 s of the 7.53 s that it needed",
+        ),
+        ({"ended_by": "a swap was asked for"}, "old ended before its last item: a swap was asked for"),
         (
             {"gap_s": 2.0, "waited_s": 1.99},
             "new was prepared, and waited 1.99 s to be told to go: the lane was paused, or two sessions before it were"
@@ -89,10 +112,43 @@ IN_TIME: dict[str, Any] = {
             "a gap of 3.0 ms ± 1.0 ms was to be expected; it was 1.0 ms shorter",
         ),
     ],
-    ids=["in-time", "late", "memory", "queued-late", "paused", "slow-disk", "slow-start", "idle", "end", "gap"],
+    ids=[
+        "in-time",
+        "late",
+        "memory",
+        "queued-late",
+        "begun-when-queued",
+        "held-back",
+        "cut-short",
+        "swapped",
+        "paused",
+        "slow-disk",
+        "slow-start",
+        "idle",
+        "end",
+        "gap",
+    ],
 )
 def test_the_largest_part_is_named_with_what_removes_it(changed: dict[str, Any], words: str) -> None:
     assert words in explained(Handover(**(IN_TIME | changed)))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"unprepared": "it waits for memory for new: warm needs 12.0 GiB"},
+        {"unprepared": "it came after other"},
+        {"ended_by": "it failed: its process was killed by signal 9 while computing", "queued_s": 3.0},
+        {"queued_s": None},  # as a record of an earlier version has it
+    ],
+    ids=["memory", "after", "lost", "unknown"],
+)
+def test_only_what_was_queued_late_is_told_to_be_queued_sooner(changed: dict[str, Any]) -> None:
+    lines = explained(Handover(**(IN_TIME | PREPARED_AFTER | changed)))
+    assert not any("queued" in line or "its lead was" in line for line in lines)
+    assert "4.90 s of it went by preparing new, begun 0.10 s after the end" in lines
+    for known in (changed.get("unprepared"), changed.get("ended_by")):
+        assert known is None or any(line.endswith(f": {known}") for line in lines)
 
 
 def test_a_gap_without_a_daemon_is_not_blamed_on_the_lead() -> None:

@@ -219,7 +219,7 @@ def test_retry_queues_an_ended_session_again_with_all_its_attempts(line: Line, s
     assert answer["place"] == 1
     assert "has not ended" in refused(line, "retry", name="bad")[1]
     row = done(line, "list", names=["bad"])["sessions"][0]
-    assert (row["state"], row["attempt"]) == ("queued", 0)
+    assert (row["state"], row["attempt"]) == ("queued", 1)
 
 
 def test_a_cancelled_session_is_retried_at_its_cursor(line: Line, stage: Stage) -> None:

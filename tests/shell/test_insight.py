@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -114,8 +116,11 @@ def test_why_a_lane_waits_for_memory_in_figures(stage: Stage) -> None:
         submit(line, "a", memory='"2GiB"')
         lane, session = done(line, "why")["answers"]
     assert lane["reason"].startswith("waits for memory for a: ")
-    assert "0.0 GiB can be given out" in lane["reason"]
-    assert any("2.2 GiB too little just now" in text for text in session["details"])
+    assert "0 MiB can be given out" in lane["reason"]
+    needs = (
+        "it needs 2.0 GiB (as stated) and 256 MiB are kept free; 0 MiB can be given out, 2.2 GiB too little just now"
+    )
+    assert f"on cpu {needs}" in session["details"]
 
 
 # Plan
@@ -239,13 +244,51 @@ def test_a_handover_is_explained_by_what_filled_its_gap(stage: Stage) -> None:
     assert last["because"]
 
 
+def test_the_parts_of_a_gap_after_a_failure_are_known_too(stage: Stage) -> None:
+    """Of a worker that is lost its end is known when it is seen: nothing passes until then."""
+    with Line(stage.path) as line:
+        submit(line, "bad", "b")
+        stage.until(ended("b"))
+        (last,) = done(line, "explain", session="b")["handovers"]
+    assert last["from_session"] == "bad"
+    assert last["ended_by"].startswith("it failed: ValueError: item 300 is")
+    parts = [last[key] for key in ("told_s", "waited_s", "recorded_s", "begun_s")]
+    assert sum(parts) == pytest.approx(last["gap_s"], abs=1e-4)
+    assert last["device_waited_s"] <= last["waited_s"] + 1e-6
+    assert last["queued_s"] > 0
+
+
+def test_a_handover_of_an_earlier_version_is_still_read(stage: Stage) -> None:
+    ran(stage, "a", "b")
+    fresh = ("unprepared", "ended_by", "queued_s")
+    with closing(sqlite3.connect(stage.folder / "state" / "batond.db")) as rows, rows:
+        rows.execute("UPDATE handovers SET line = json_remove(line, '$.unprepared', '$.ended_by', '$.queued_s')")
+    with Line(stage.path) as line:
+        (last,) = done(line, "explain")["handovers"]
+    assert {last[key] for key in fresh} == {None}
+    assert last["because"]
+
+
+def test_a_session_whose_name_is_a_number_is_explained_by_it(stage: Stage) -> None:
+    ran(stage, "a", "99999")
+    with Line(stage.path) as line:
+        (found,) = done(line, "explain", handover=99999)["handovers"]
+    assert found["session"] == "99999"
+
+
 def test_explain_says_what_there_is_where_there_is_nothing(stage: Stage) -> None:
     with Line(stage.path) as line:
         assert done(line, "explain")["handovers"] == []
         code, message, _ = refused(line, "explain", handover=1)
         assert code is Code.NOT_FOUND
         assert message.startswith("decision 1 completed no handover")
-        assert refused(line, "explain", session="x")[0] is Code.NOT_FOUND
+        code, message, _ = refused(line, "explain", session="x")
+        assert (code, message) == (Code.NOT_FOUND, "there is no session x; batonctl list --all shows sessions")
+        submit(line, "a")
+        stage.until(ended("a"))
+        code, message, _ = refused(line, "explain", session="a")
+        assert code is Code.NOT_FOUND
+        assert message == "there was no handover to session a: nothing ran on its lane just before it"
         assert refused(line, "explain", session="x", worst=3)[0] is Code.INVALID_PARAMS
 
 

@@ -15,7 +15,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -306,10 +306,24 @@ def shown(terminal: tuple[int, int], log: Log) -> str:
     return text.decode()
 
 
+@pytest.fixture
+def in_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts this process into a time zone."""
+
+    def enter(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield enter
+    monkeypatch.undo()
+    time.tzset()
+
+
 def test_a_terminal_gets_colours_and_no_empty_fields(
-    terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch, in_zone: Callable[[str], None]
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
+    in_zone("Etc/GMT-2")  # two hours east of Greenwich
     log = Log(terminal[1])
     assert log.style == "pretty"
     log.emit(MOVED, 7, AT)
@@ -318,7 +332,7 @@ def test_a_terminal_gets_colours_and_no_empty_fields(
     assert "\x1b[" in text
     first, second = (" ".join(plain.split()) for plain in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())
     assert first == (
-        "2026-03-01T12:30:15.250000Z [info ] lane.moved lane=cpu session=digits seq=7 "
+        "2026-03-01 14:30:15.250+02:00 [info ] lane.moved lane=cpu session=digits seq=7 "
         "from=Idle to=Preloading cause=Queued guard=next waited_s=1.5"
     )
     assert second.endswith("[error ] record.failed reason='no space left on device'")

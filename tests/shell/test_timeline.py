@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,8 +18,8 @@ import click
 import pytest
 
 from daemon.ctl.timeline import ALL, When
-from tests.shell.batonctl_runs import batonctl, ended, out, submitted
-from tests.shell.control_stage import Line, Stage
+from tests.shell.batonctl_runs import BATONCTL, batonctl, ended, environment, out, submitted
+from tests.shell.control_stage import PATIENCE_S, Line, Stage
 from tests.shell.test_timeline_trace import assert_well_formed
 
 
@@ -79,7 +81,10 @@ def test_a_program_reads_the_record_as_the_socket_tells_it(ran: Stage, tmp_path:
 def test_a_name_of_another_kind_is_refused_before_anything_is_asked(stage: Stage, tmp_path: Path) -> None:
     wrong = refused(stage, "-o", str(tmp_path / "t.png"))
     assert wrong.endswith("'.png' is not known here; give a name that ends in .html or .json\n")
-    assert "no ending is not known" in refused(stage, "-o", str(tmp_path / "t"))
+    wrong = refused(stage, "-o", "/dev/full")
+    assert wrong == (
+        "batonctl: cannot write /dev/full: its name does not say as what; give a name that ends in .html or .json\n"
+    )
 
 
 def test_a_file_that_cannot_be_written_is_said_and_left_as_it_was(ran: Stage, tmp_path: Path) -> None:
@@ -97,6 +102,58 @@ def test_a_folder_that_takes_no_file_is_said(ran: Stage) -> None:
     assert wrong.count("\n") == 1
 
 
+def test_what_is_there_already_is_written_to_and_keeps_its_mode(ran: Stage, tmp_path: Path) -> None:
+    """As if a shell had written it: a link leads where it leads, a pipe is a pipe, what was private stays so."""
+    kept, link = tmp_path / "kept.json", tmp_path / "link.json"
+    kept.write_text("before")
+    kept.chmod(0o600)
+    link.symlink_to(kept)
+    out(ran, "timeline", "-o", str(link))
+    assert link.is_symlink()
+    assert_well_formed(json.loads(kept.read_text()))
+    assert kept.stat().st_mode & 0o777 == 0o600
+    dangling = tmp_path / "dangling.json"
+    dangling.symlink_to(tmp_path / "new.json")
+    out(ran, "timeline", "-o", str(dangling))
+    assert_well_formed(json.loads((tmp_path / "new.json").read_text()))
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    out(ran, "timeline", "-o", str(pipe))
+    reader.join()
+    assert pipe.is_fifo()
+    assert_well_formed(json.loads(read[0]))
+
+
+def test_a_device_that_is_full_is_said_and_stays_a_device(ran: Stage, tmp_path: Path) -> None:
+    link = tmp_path / "full.json"
+    link.symlink_to("/dev/full")
+    wrong = refused(ran, "-o", str(link))
+    assert wrong == f"batonctl: cannot write {link}: no space left on device; name another file with -o\n"
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_in_the_midst_leaves_no_half_of_a_file(tmp_path: Path, number: signal.Signals) -> None:
+    """What listens there takes the question and says nothing: the file is begun by then."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        command = (*BATONCTL, "timeline", "-o", str(tmp_path / "t.json"))
+        with subprocess.Popen(command, env=environment(path), stderr=subprocess.DEVNULL) as asking:
+            client, _ = server.accept()
+            with client:
+                assert client.recv(1 << 16)
+                assert [each for each in tmp_path.iterdir() if each.name.startswith(".t.json.")]
+                asking.send_signal(number)
+                status = asking.wait(PATIENCE_S)
+    assert status == (130 if number is signal.SIGINT else -number)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_lane_that_is_not_told_of_is_refused_with_those_that_are(ran: Stage, tmp_path: Path) -> None:
     wrong = refused(ran, "--lane", "gpu7", "-o", str(tmp_path / "t.json"))
     assert wrong == "batonctl: the record of that time tells of no lane gpu7; it tells of cpu\n"
@@ -106,7 +163,7 @@ def test_a_lane_that_is_not_told_of_is_refused_with_those_that_are(ran: Stage, t
 
 def test_a_time_that_ends_before_it_begins_is_refused(stage: Stage, tmp_path: Path) -> None:
     wrong = refused(stage, "--since", "1h", "--until", "2h", "-o", str(tmp_path / "t.json"))
-    assert "before it begins" in wrong
+    assert "cannot begin" in wrong
     assert wrong.count("\n") == 1
 
 
@@ -184,6 +241,22 @@ def test_times_are_said_in_many_ways() -> None:
     assert when("2026-03-01T12:00:00+01:00") == datetime.fromisoformat("2026-03-01T11:00:00+00:00")
     assert when("2026-03-01 12:00").tzinfo is not None, "this machine's zone"
     assert when("999999999d") - ALL < timedelta(seconds=60)
+
+
+def test_today_begins_at_midnight_also_on_the_day_the_clock_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this zone it is midday, and summer time began this morning."""
+    now = time.gmtime()
+    hours, day = now.tm_hour - 12, now.tm_yday - 1  # west of Greenwich; as the zone counts: from 0
+    change = f"AAA{hours}BBB{hours - 1},{day}/0:00:01,{(day + 30) % 365}"
+    monkeypatch.setenv("TZ", change)
+    time.tzset()
+    try:
+        today = when("today")
+        assert today.utcoffset() == timedelta(hours=-hours), "before the change"
+        assert (today.hour, today.minute) == (0, 0)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2x", "-1h", "2026-13-01", "1.5h"])

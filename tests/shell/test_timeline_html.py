@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from tests.shell.recorded_life import GIB, START, Life
 from tests.shell.test_timeline_spans import relay
 from tests.shell.timeline_stage import DAY, sample, timeline
 
+DAY_US = 86_400_000_000
+QUOTED = """a "quoted" word, a & b, and 'another'"""
 HOSTILE = "<b>bold</b></script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>"
 
 
@@ -166,15 +169,72 @@ def test_what_a_worker_said_is_text_and_nothing_else(chromium: Browser, life: Li
     life.finish(life.generation())
     life.submit("bad", max_attempts=1)
     generation = life.run_to(30)
-    life.feed(Failed(0.0, generation, "program", HOSTILE, 31))
+    life.feed(Failed(0.0, generation, "program", f"{HOSTILE} {QUOTED}", 31))
     life.feed(Exited(0.0, generation, 1))
     chromium.open(page(timeline(life), tmp_path))
     assert "1\nfailed runs" in chromium.text("#figures")
     failed = bars(chromium, "rgb(0, 114, 178)")[-1]
     chromium.actions().move_to_element(failed).perform()
     words = chromium.until(lambda: "failed" in pointed_at(chromium) and pointed_at(chromium))
-    assert HOSTILE[:60] in words, "the tags too"
+    assert f"{HOSTILE} {QUOTED}" in words, "the tags too, letter by letter"
     assert chromium.run("return window.broken ?? null") is None
+    assert chromium.said() == []
+
+
+@pytest.mark.parametrize("change", [datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC)])
+def test_bars_that_touch_do_so_where_the_clock_changes(chromium: Browser, tmp_path: Path, change: datetime) -> None:
+    """An hour forth or back: as long as they were, where they were, and the axis says what it is in."""
+    at = micros(change)
+    made = replace(at_once(2, at - 60_000_000, 60_000_000), since=at - 70_000_000)
+    chromium.open(page(made, tmp_path), zone="Europe/Berlin")
+    first, second = (bar.rect for bar in bars(chromium, "rgb(0, 114, 178)"))
+    assert first["x"] + first["width"] == pytest.approx(second["x"], abs=10)
+    assert first["width"] == pytest.approx(second["width"], abs=3)
+    summer = change.month == 3
+    assert f"the clock changes within: all of it as GMT+0{2 if summer else 1}:00" in chromium.text("#picture")
+    chromium.actions().move_to_element(bars(chromium, "rgb(0, 114, 178)")[0]).perform()
+    words = chromium.until(lambda: "s0 runs" in pointed_at(chromium) and pointed_at(chromium))
+    assert "01:59:00" in words if summer else "02:59:00" in words, "as the clock on the wall had it"
+
+
+def test_gaps_are_written_where_there_is_room(chromium: Browser, tmp_path: Path) -> None:
+    """Handovers in a cluster, and one alone: no words lie on others, and from near there are more of them."""
+    begin = micros(datetime(2026, 3, 1, tzinfo=UTC))
+    chromium.open(page(both(at_once(23, begin, 100_000), at_once(2, begin + 100_000_000, 1_000_000)), tmp_path))
+    written = gaps(chromium)
+    assert 0 < len(written) < 23
+    assert_apart(written)
+    chromium.run("look_at([arguments[0], arguments[1]])", begin / 1e3, begin / 1e3 + 400)
+    chromium.until(lambda: len(gaps(chromium)) in (4, 5))
+    assert_apart(gaps(chromium))
+    assert chromium.said() == []
+
+
+@pytest.mark.parametrize(("days", "dated"), [(0, False), (3, True)])
+def test_times_of_several_days_have_their_dates(chromium: Browser, tmp_path: Path, days: int, dated: bool) -> None:
+    begin = micros(datetime(2026, 3, 1, 12, tzinfo=UTC))
+    then = at_once(2, begin + days * DAY_US + 10**7, 1_000_000)
+    chromium.open(page(both(at_once(2, begin, 1_000_000), then), tmp_path))
+    assert ("Mar 1" in chromium.text("#handovers")) is dated
+    assert ("Mar 4" in chromium.text("#handovers")) is dated
+    chromium.run("look_at([arguments[0], arguments[1]])", then.since / 1e3, then.until / 1e3)
+    chromium.until(lambda: seen(chromium)[0] == pytest.approx(then.since / 1e3, abs=1))
+    chromium.actions().move_to_element(bars(chromium, "rgb(0, 114, 178)")[-1]).perform()
+    assert ("Mar 4" in chromium.until(lambda: "s1 runs" in pointed_at(chromium) and pointed_at(chromium))) is dated
+
+
+def test_a_time_without_a_session_says_so(chromium: Browser, tmp_path: Path) -> None:
+    """The device's memory, the lane's state, and a word: no empty picture."""
+    life = Life(tmp_path / "idle")
+    life.store.samples.keep([sample(life.wall + timedelta(minutes=n), used=GIB) for n in range(10)], life.wall)
+    life.now += 600
+    chromium.open(page(timeline(life), tmp_path))
+    life.store.close()
+    assert chromium.text("#notice") == "No session ran in this time. Ask for another with --since."
+    assert "Idle" in chromium.run("return picture.textContent")
+    (state,) = chromium.driver.find_elements(By.CSS_SELECTOR, ".barlayer .point path")
+    chromium.actions().move_to_element(state).perform()
+    assert ", by" not in chromium.until(lambda: "Idle" in pointed_at(chromium) and pointed_at(chromium))
     assert chromium.said() == []
 
 
@@ -208,28 +268,54 @@ def test_when_no_daemon_was_there_is_marked(chromium: Browser, life: Life, tmp_p
     assert chromium.driver.find_element(By.ID, "absent-key").is_displayed()
 
 
+def gaps(chromium: Browser) -> list[dict[str, float]]:
+    """Where the words beside the marks are."""
+    found: list[dict[str, float]] = chromium.run(
+        "return [...document.querySelectorAll('.textpoint text')].filter(text => text.textContent.endsWith(' ms'))"
+        ".map(text => text.getBoundingClientRect().toJSON())"
+    )
+    return found
+
+
+def assert_apart(words: list[dict[str, float]]) -> None:
+    for before, after in pairwise(sorted(words, key=lambda each: each["x"])):
+        assert before["right"] <= after["x"]
+
+
+def both(first: Timeline, then: Timeline) -> Timeline:
+    """One, and later the other."""
+    spans, handovers = (*first.spans, *then.spans), (*first.handovers, *then.handovers)
+    return replace(first, until=then.until, spans=spans, handovers=handovers)
+
+
 def busy(sessions: int) -> Timeline:
     """So many sessions, one after the other, a tenth of a second each."""
-    begin = micros(datetime(2026, 3, 1, tzinfo=UTC))
+    return at_once(sessions, micros(datetime(2026, 3, 1, tzinfo=UTC)), 100_000)
+
+
+def at_once(sessions: int, begin: int, each: int) -> Timeline:
+    """So many sessions, each at once after the one before. begin, each: microseconds."""
     spans: list[Span] = []
     states: list[StateSpan] = []
     handovers: list[Handover] = []
     told = dict.fromkeys(("gap_s", "lead_s", "idle_standby_s", "device_waited_s", "preparing_s", "draining_s"), 0.01)
     told |= {"swapping_s": 0.01}
     items = {"items_in": 5, "items_done": 5, "items_returned": 0, "items_abandoned": 0, "tier": "warm"}
+    part = each // 100
     for n in range(sessions):
-        at, name = begin + n * 100_000, f"s{n}"
-        spans.append(Span("cpu", Role.STANDBY, name, n, at - 80_000, at - 30_000, tier="warm"))
-        spans.append(Span("cpu", Role.STANDBY, name, n, at - 30_000, at, tier="warm", ready=True))
-        spans.append(Span("cpu", Role.ACTIVE, name, n, at, at + 99_000, outcome="done"))
-        spans.append(Span("cpu", Role.RETIRING, name, n, at + 99_000, at + 110_000))
+        at, name = begin + n * each, f"s{n}"
+        spans.append(Span("cpu", Role.STANDBY, name, n, at - 80 * part, at - 30 * part, tier="warm"))
+        spans.append(Span("cpu", Role.STANDBY, name, n, at - 30 * part, at, tier="warm", ready=True))
+        spans.append(Span("cpu", Role.ACTIVE, name, n, at, at + 99 * part, outcome="done"))
+        spans.append(Span("cpu", Role.RETIRING, name, n, at + 99 * part, at + 110 * part))
         for k, state in enumerate(("Running", "NearingEnd", "Preloading", "Draining", "Swapping")):
-            states.append(StateSpan("cpu", state, at + k * 20_000, at + (k + 1) * 20_000, "Tick"))
+            states.append(StateSpan("cpu", state, at + k * 20 * part, at + (k + 1) * 20 * part, "Tick"))
         note = {**told, **items, "from_session": f"s{n - 1}", "session": name, "generation": n}
         handovers.append(Handover("cpu", at, note))
-    end = begin + sessions * 100_000
+    end = begin + sessions * each
     samples = [
-        sample(datetime.fromtimestamp((begin + n * 50_000) / 1e6, UTC), used=n % 7 * GIB) for n in range(sessions * 2)
+        sample(datetime.fromtimestamp((begin + n * 50 * part) / 1e6, UTC), used=n % 7 * GIB)
+        for n in range(sessions * 2)
     ]
     return Timeline(
         since=begin - 1_000_000,
@@ -247,7 +333,7 @@ def test_of_very_many_sessions_the_newest_are_drawn_and_that_is_said(chromium: B
     path = page(busy(10_000), tmp_path)
     assert path.stat().st_size < 7_000_000
     chromium.open(path)
-    assert "The newest 400 of 10,000 sessions" in chromium.text("#notice")
+    assert "The newest 400 of 10,000 runs" in chromium.text("#notice")
     assert "The newest 200; 200 more are in the picture." in chromium.text("#rows-left-out")
     assert len(bars(chromium, "rgb(0, 114, 178)")) == 400
     assert chromium.said() == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon import database, samples
+from daemon import database, register, samples
+from daemon.config import History
 from daemon.register import Register
 from daemon.results import Sample
 from daemon.samples import Sampler
@@ -20,6 +21,8 @@ from daemon.store import RecordError, Store
 from states.events import Progress
 from states.snapshot import Reading, State, World
 from states.work import Session
+from tests.core import worlds
+from tests.shell.control_stage import PATIENCE_S
 from tests.shell.recorded_life import GIB, START, Life
 from tests.shell.timeline_stage import DAY, pieces, sample
 
@@ -39,6 +42,7 @@ class Watched:
     def __init__(self, world: World) -> None:
         self.world = world
         self.kept: list[Sample] = []
+        self.signs = 0  # that the daemon is there
         self.full = False
         self.written = asyncio.Event()
         self.sampler = Sampler(lambda: self.world, self._keep)
@@ -46,6 +50,7 @@ class Watched:
     def _keep(self, found: Iterable[Sample], *, ended: bool = False) -> bool:
         if not self.full:
             self.kept += found
+            self.signs += 1
             if self.kept:
                 self.written.set()
         return not self.full
@@ -146,6 +151,43 @@ def test_nothing_is_written_while_a_lane_hands_over(life: Life, monkeypatch: pyt
     assert [each.lane for each in watched.kept][:1] == ["cpu"]
 
 
+def test_that_the_daemon_is_there_is_written_though_nothing_moves(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a daemon that was killed was last seen is where the picture says that none was there."""
+    monkeypatch.setattr(samples, "WRITE_S", 0.001)
+    monkeypatch.setattr(samples, "SEEN_S", 1e9)
+    watched = Watched(life.world)
+    looked = asyncio.Event()
+
+    def world() -> World:
+        looked.set()
+        return watched.world
+
+    watched.sampler._world = world
+
+    async def look(times: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(times):
+                looked.clear()
+                await looked.wait()
+
+    async def run() -> None:
+        chore = asyncio.create_task(watched.sampler.write())
+        await look(5)
+        assert watched.signs == 1, "when it began; the next is not due"
+        monkeypatch.setattr(samples, "SEEN_S", 0.0)
+        await look(5)
+        assert watched.signs > 1
+        watched.world = replace(life.world, lanes={"cpu": replace(life.world.lanes["cpu"], state=State.SWAPPING)})
+        await look(1)
+        before = watched.signs
+        await look(5)
+        assert watched.signs == before, "not while a lane hands over"
+        chore.cancel()
+
+    asyncio.run(run())
+    assert watched.kept == []
+
+
 def test_what_cannot_be_written_is_tried_again_and_bounded(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "WRITE_S", 0.001)
     watched = Watched(life.world)
@@ -193,10 +235,10 @@ def test_a_record_of_the_schema_before_gets_the_tables(tmp_path: Path, monkeypat
 def test_when_a_daemon_began_is_known_within_a_stretch(life: Life) -> None:
     life.store.samples.keep([], START)
     with closing(Store.open(life.store.folder.with_name("later"))) as other:
-        assert other.samples.last_began(START, START + DAY) is None
-    assert life.store.samples.last_began(START, START + DAY) == START
-    assert life.store.samples.last_began(START + timedelta(seconds=1), START + DAY) is None
-    assert life.store.samples.last_began(START - DAY, START - timedelta(seconds=1)) is None
+        assert other.samples.began(START, START + DAY) == ()
+    assert life.store.samples.began(START, START + DAY) == (START,)
+    assert life.store.samples.began(START + timedelta(seconds=1), START + DAY) == ()
+    assert life.store.samples.began(START - DAY, START - timedelta(seconds=1)) == ()
 
 
 def test_samples_go_when_they_are_as_old_as_what_goes(life: Life) -> None:
@@ -224,3 +266,58 @@ def test_a_lane_samples_cost_little(life: Life) -> None:
     before = life.store.prune(30, 1 << 40, life.wall).size_bytes
     life.store.samples.keep([sample(START + timedelta(seconds=n), used=n) for n in range(5000)], START)
     assert (life.store.prune(36500, 1 << 40, life.wall).size_bytes - before) / 5000 < 120
+
+
+def waiting_for_memory() -> World:
+    """Nobody computes; what comes next could not climb: somebody else holds the memory, for as long as they like."""
+    return worlds.world(worlds.lane(state=State.SWAPPING, standby=worlds.IMPORTED))
+
+
+def test_while_a_lane_waits_for_memory_that_others_hold_samples_are_written(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "WRITE_S", 0.001)
+    watched = Watched(waiting_for_memory())
+
+    async def run() -> None:
+        chore = asyncio.create_task(watched.sampler.write())
+        await watched.show(watched.world)
+        async with asyncio.timeout(PATIENCE_S):
+            await watched.written.wait()
+        chore.cancel()
+
+    asyncio.run(run())
+    assert [each.lane for each in watched.kept][:1] == ["cpu"]
+
+
+def test_the_journal_is_written_back_while_a_lane_waits_for_memory_and_not_while_it_hands_over(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "CHECKPOINT_INTERVAL_S", 0.001)
+    life.store.checkpoint()
+    file = life.store.folder / "batond.db"
+    life.store.samples.keep([sample(START, used=n) for n in range(5000)], START)
+    before = file.stat().st_size
+    waits = waiting_for_memory()
+    swapping = replace(waits, lanes={"cpu": replace(waits.lanes["cpu"], standby=worlds.waiting())})
+    shown = [swapping]
+    looks: list[World] = []
+
+    def world() -> World:
+        looks.append(shown[0])
+        return shown[0]
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not holds():  # noqa: ASYNC110 - a file tells nobody that it grew
+                await asyncio.sleep(0.001)
+
+    async def run() -> None:
+        chore = asyncio.create_task(Register(life.store, Path, print).tidy(lambda: History(days=36500), world))
+        await until(lambda: len(looks) > 5)
+        assert file.stat().st_size == before
+        shown[0] = waits
+        await until(lambda: file.stat().st_size > before)
+        chore.cancel()
+
+    asyncio.run(run())

@@ -7,12 +7,13 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from daemon import past
 from daemon.ctl.timeline_spans import Role, micros
 from states.decision import Decision
-from states.events import Cancel, Committed, Exited, Failed, Pause, Progress, Promoted, Quiesced, Ready, Tick
+from states.events import Cancel, Committed, Exited, Failed, Pause, Progress, Promoted, Quiesced, Ready, Resume, Tick
 from states.notes import SessionMoved
 from states.work import Tier
 from tests.shell.recorded_life import START, Life
@@ -153,6 +154,23 @@ def test_a_daemon_that_stopped_is_not_there_until_the_end(life: Life) -> None:
     assert timeline(life).absent == ((micros(stopped), micros(life.wall)),)
 
 
+def test_a_session_that_came_back_is_one_still(life: Life) -> None:
+    """Handed back, or tried again, it has more runs; done and submitted anew, it is another session."""
+    life.submit("a")
+    life.hand_back(life.run_to(30), 30)
+    life.feed(Resume(0.0, "cpu"))
+    life.feed(Exited(0.0, life.run_to(40), -9))
+    life.now += 100  # it is tried again after a wait
+    life.feed(Tick(0.0))
+    generation = life.run_to(60)
+    assert timeline(life).sessions == 1
+    assert len([span for span in of(timeline(life), "a") if span.role is ACTIVE]) == 3
+    life.finish(generation)
+    life.submit("a")
+    life.run_to(10)
+    assert timeline(life).sessions == 2
+
+
 def test_what_ran_all_the_while_is_in_a_stretch_that_tells_nothing_of_it(life: Life) -> None:
     life.submit("a")
     life.run_to(30)
@@ -181,6 +199,31 @@ def test_the_memory_of_a_stretch_begins_before_it(life: Life) -> None:
     life.store.samples.keep([sample(at, used=number) for number, at in enumerate(times)], times[-1])
     made = timeline(life, times[1] + timedelta(seconds=25), times[2] + timedelta(seconds=5))
     assert [each.ts for each in made.samples] == times[1:]
+
+
+def test_a_lane_that_only_idled_says_so_while_a_daemon_was_there(life: Life) -> None:
+    """What a lane without a session tells is its memory; one whose device cannot be read may have been lost."""
+    keep = life.store.samples.keep
+    began = life.wall
+    unread = msgspec.structs.replace(sample(began, "gpu1"), total_bytes=0)
+    keep([sample(began, "cpu"), sample(began, "gpu0"), unread], began)
+    life.now += 50
+    stopped = life.wall
+    keep([sample(stopped, "gpu0")], stopped, ended=True)
+    life.now += 50
+    life.store.samples._life = []  # another daemon
+    back = life.wall
+    keep([sample(back, "cpu"), sample(back, "gpu0")], back)
+    life.submit("a", device="cpu")
+    life.run_to(30)
+    made = timeline(life)
+    idle = [(micros(began), micros(stopped), False), (micros(back), micros(life.wall), True)]
+    assert [(s.begin, s.end, s.open) for s in made.only("gpu0").states] == idle
+    assert {s.state for s in made.only("gpu0").states} == {"Idle"}
+    assert made.only("gpu1").states == ()
+    first, *told = made.only("cpu").states
+    assert (first.begin, first.end) == idle[0][:2]
+    assert [s.state for s in told] == ["Idle", "Preloading", "Swapping", "Running"]
 
 
 def test_one_lane_of_several(life: Life) -> None:
@@ -214,3 +257,32 @@ def test_without_a_time_it_is_a_day_or_fifty_sessions(life: Life) -> None:
     week = life.wall + 7 * DAY
     assert life.store.past.usual_beginning(week) == begun.started_at
     assert life.store.past.usual_beginning(life.wall) == life.wall - DAY
+
+
+def test_a_later_session_of_the_same_name_changes_nothing_of_the_one_before(life: Life) -> None:
+    life.submit("a")
+    life.finish(life.run_to(50))
+    life.feed(Pause(0.0, "cpu"))
+    life.submit("a")
+    life.feed(Cancel(0.0, "a"))
+    (ran,) = [span for span in of(timeline(life), "a") if span.role is ACTIVE]
+    assert (ran.outcome, ran.told["items"], ran.told.get("reason")) == ("done", 100, None)
+
+
+def test_a_clock_set_back_between_two_daemons_makes_no_time_without_one(life: Life) -> None:
+    """The first was there until 300, the second from 210 on: what the first decided at 290 is still its own."""
+    life.store.samples.keep([], START)
+    life.submit("a")
+    life.run_to(30)
+    life.now = 290.0
+    life.feed(Pause(0.0, "cpu"))
+    life.store.samples.keep([], START + timedelta(seconds=300), ended=True)
+    life.store.samples._life = []  # another daemon, that knows the same of the world
+    life.now = 210.0
+    life.store.samples.keep([], life.wall)
+    life.feed(Resume(0.0, "cpu"))
+    life.now = 900.0
+    life.store.samples.keep([], life.wall)
+    made = timeline(life)
+    assert made.absent == ()
+    assert of(made, "a")[-1].end == micros(START + timedelta(seconds=300))

@@ -12,9 +12,12 @@ import pytest
 
 from daemon.ctl import timeline_trace
 from daemon.ctl.timeline_spans import Role, Span, Timeline
+from states.events import Memory, Promoted, Quiesced, Ready
+from states.snapshot import Lane, World
+from states.work import Tier
 from tests.shell.recorded_life import GIB, START, Life
 from tests.shell.test_timeline_spans import relay
-from tests.shell.timeline_stage import DAY, sample, timeline
+from tests.shell.timeline_stage import DAY, of, sample, timeline
 
 NEEDED = {  # beside ph, by the phase's letter
     "X": {"name", "cat", "ts", "dur", "pid", "tid", "args"},
@@ -116,6 +119,31 @@ def test_a_handover_is_a_mark_and_two_arrows_to_the_new_session(life: Life) -> N
         ("promoted", begun["ts"]),
         ("handed over", begun["ts"]),
     }
+
+
+def test_an_arrow_leads_on_in_time_however_much_happened_on_another_lane_meanwhile(tmp_path: Path) -> None:
+    """The new session begins before the daemon heard of it, and it was ready until then: not until it was heard of."""
+    lanes = {"cpu": Lane("cpu"), "gpu1": Lane("gpu1", "gpu", index=1, uuid="GPU-1")}
+    life = Life(tmp_path / "two", World(lanes=lanes))
+    for _ in range(2):
+        life.feed(Memory(0.0, "gpu1", 8 * GIB, 8 * GIB))
+    life.submit("a", device="cpu")
+    life.submit("b", device="cpu")
+    old = life.run_to(95)
+    new = life.generation()
+    life.feed(Ready(0.0, new, Tier.WARM, 0.5, total=100))
+    for name in ("c", "d", "e"):
+        life.submit(name, device="gpu")
+        life.finish(life.run_to(50))
+    life.feed(Quiesced(0.0, old, life.now + 1, 100, 0))
+    life.feed(Promoted(0.0, new, life.now - 0.75))
+    made = timeline(life)
+    life.store.close()
+    assert made.lanes == ("cpu", "gpu1")
+    assert sum(span.lane == "gpu1" for span in made.spans) > 8
+    *_, ready, begun = of(made, "b")
+    assert (ready.role, ready.end) == (Role.STANDBY, begun.begin)
+    assert_well_formed(written(made))
 
 
 def test_two_that_commit_at_once_have_a_thread_each() -> None:

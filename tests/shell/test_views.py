@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from daemon import methods, obstacles, results
+from daemon import methods, obstacles, results, views
 from daemon.logs import line_type
 from daemon.stories import EVENTS
 from daemon.tail import read_piece
 from daemon.wire import Code
+from states import details, reasons
 from states.events import Paused, Progress
-from states.snapshot import Lane, World
+from states.forecast import forecast
+from states.hindsight import Learned
+from states.snapshot import Lane, State, World
 from states.work import Session
+from tests.core import worlds
 from tests.shell.control_stage import Line, Stage, done, ended, now, refused, running, submit
 
 
@@ -87,12 +91,43 @@ def test_every_queued_session_says_why_it_waits() -> None:
         "a": "next on cpu: waits for memory readings of the device before a is prepared",
         "b": "waits for a, x",
         "c": "is tried again in 30 s, attempt 2 of 3",
-        "d": "no lane has the device gpu:7",
+        "d": "no lane has the device gpu:7; bring it back, or batonctl cancel d takes it out of the queue",
         "e": "behind a",
     }
     lost = Lane("cpu", lost="it fell off the bus")
     assert "fell off the bus" in obstacles.waiting_reasons(World({"cpu": lost}, queue), 100.0)["e"]
     assert obstacles.waiting_reasons(World({"cpu": lane}, queue, stopping=True), 100.0)["e"] == "batond is stopping"
+
+
+def test_the_attempt_is_the_one_that_runs_or_is_to_come() -> None:
+    """As the log's `session.started` and `why` count them: the first is 1; of one that never began there is none."""
+    second = worlds.session("second", attempt=1)
+    back = worlds.session("back", 1.0, begun=True)
+    lane = worlds.lane(state=State.RUNNING, active=worlds.worker(session=second))
+    queue = (back, worlds.session("third", 2.0, attempt=2, not_before=130.0), worlds.session("fresh", 3.0))
+    world, moment = worlds.world(lane, queue=queue), views.Now(100.0, datetime.now(UTC))
+    shown = views.status(world, views.Daemon("", 1, 0.0), 1, moment)
+    assert shown.lanes[0].active is not None
+    assert shown.lanes[0].active.attempt == 2
+    assert [(each.name, each.attempt) for each in shown.queue] == [("back", 1), ("third", 3), ("fresh", 0)]
+    rows = views.live_rows(world, moment, {})
+    assert {row.name: row.attempt for row in rows} == {"second": 2, "back": 1, "third": 3, "fresh": 0}
+    assert "attempt 3 of 3" in shown.queue[1].reason
+
+
+def test_a_remaining_time_has_the_same_margin_everywhere() -> None:
+    """In status, list, show and watch what `why` and the plan say: nine ends in ten lie within it."""
+    lane = worlds.lane(state=State.RUNNING, active=worlds.computing(30.0, noise=0.5))
+    world, moment = worlds.world(lane), views.Now(0.0, datetime.now(UTC))
+    (plan,) = forecast(world, 0.0, Learned())
+    shown = views.lane_view(world, lane, moment).active
+    assert shown is not None
+    assert plan.end.margin_s is not None
+    assert shown.remaining_spread_s == pytest.approx(plan.end.margin_s)
+    (row,) = views.live_rows(world, moment, {})
+    assert row.remaining_spread_s == shown.remaining_spread_s
+    said = next(iter(details.of_lane(world, lane, 0.0, {})))
+    assert f"± {reasons.seconds(plan.end.margin_s)} to go" in said
 
 
 def test_a_long_queue_is_looked_through_once() -> None:

@@ -88,6 +88,22 @@ def test_a_daemon_that_does_not_answer_holds_up_no_key(stage: Stage) -> None:
         watcher.given_back()
 
 
+def test_one_started_beside_a_daemon_that_does_not_answer_says_so_and_goes_on_when_it_does(stage: Stage) -> None:
+    blocked = threading.Event()
+    stage._events.call_soon_threadsafe(blocked.wait)
+    try:
+        with watching(stage.path) as watcher:
+            watcher.until(lambda screen: "batond has not answered for 2 s; waiting for it" in screen.main, "why")
+            assert not watcher.screen.modes[ALTERNATE], "an empty picture says less than the line"
+            blocked.set()
+            watcher.shows("active   a")
+            watcher.press("q")
+            assert watcher.ended() == 0
+            watcher.given_back()
+    finally:
+        blocked.set()
+
+
 # Keys
 
 
@@ -210,9 +226,18 @@ def test_once_prints_one_plain_picture(stage: Stage) -> None:
     assert "q quit" not in done.stdout
 
 
+def test_once_is_as_wide_as_it_is_to_be(stage: Stage) -> None:
+    """Wider than anything else that is printed into a pipe."""
+    done = batonctl(stage, "watch", "--once", COLUMNS="500", LINES="24")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24
+    assert len(lines[0]) == 500
+    assert lines[0].startswith("batond 0.1.0")
+
+
 def test_json_is_what_status_answers(stage: Stage) -> None:
     answer = json.loads(batonctl(stage, "watch", "--once", "--json").stdout)
-    assert answer["queued"] == len(answer["queue"])
+    assert (len(answer["queue"]), answer["queued"]) == (20, 31), "its head: all of it would cost much"
     assert answer["lanes"][0]["memory"]["total_bytes"] == 64 << 30
 
 
@@ -234,6 +259,6 @@ def test_colours_are_there_and_no_color_is_heeded(stage: Stage) -> None:
 
 
 def test_a_terminal_without_utf_8_gets_bars_of_its_own_characters(stage: Stage) -> None:
-    with watching(stage.path, PYTHONIOENCODING="latin-1") as watcher:
+    with watching(stage.path, PYTHONIOENCODING="ascii") as watcher:
         watcher.shows("active   a", "---")
         assert all(row.isascii() for row in watcher.screen.lines)

@@ -60,3 +60,11 @@ def session(shelf: Path, tmp_path: Path) -> Callable[..., Message]:
         return spec | {"batch_size": 8} | more
 
     return make
+
+
+@pytest.fixture(scope="session")
+def odd(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models and inputs of worker_odd_inputs.py."""
+    folder = tmp_path_factory.mktemp("odd")
+    assert host.status(host.call("worker_odd_inputs", "make", str(folder))) == 0, host.log.read_text()[-3000:]
+    return folder

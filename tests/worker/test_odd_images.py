@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_odd_inputs import odd, reasons  # noqa: F401 - a fixture
-from test_worker_formats import inspected, kept, run
 from worker_odd_inputs import png
 from worker_peer import Host, Message
+from worker_sessions import inspected, kept, reasons, run
 
 pytestmark = pytest.mark.tensorflow
 
@@ -22,7 +21,7 @@ PLAIN = png(np.full((4, 12), 7), colour=2)
 
 
 @pytest.fixture
-def session(odd: Path, tmp_path: Path) -> Session:  # noqa: F811 - the fixture
+def session(odd: Path, tmp_path: Path) -> Session:
     """Makes a session's spec by the name of its model, over the folder `photos` of the test's."""
     (tmp_path / "photos").mkdir()
 
@@ -95,7 +94,7 @@ def test_a_name_that_is_no_text_is_a_name(host: Host, session: Session, tmp_path
     assert listed(spec, tmp_path / "photos") == ["gr\\xf6\\xdfe.png"]
 
 
-def test_links_below_a_models_folder_are_part_of_it(host: Host, odd: Path, session: Session, tmp_path: Path) -> None:  # noqa: F811 - the fixture
+def test_links_below_a_models_folder_are_part_of_it(host: Host, odd: Path, session: Session, tmp_path: Path) -> None:
     model, weights = tmp_path / "model", tmp_path / "weights"
     weights.mkdir()
     model.mkdir()

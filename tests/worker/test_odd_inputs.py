@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_worker_formats import check, inspected, rewind, run
 from worker_odd_inputs import BAD, BEYOND, ITEMS, OTHER
 from worker_peer import Host, Message, Peer
+from worker_sessions import check, inspected, reasons, rewind, run
 
 pytestmark = pytest.mark.tensorflow
 
 Session = Callable[..., Message]
 SKIP = {"on_error": "skip"}
-
-
-@pytest.fixture(scope="session")
-def odd(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models and inputs of worker_odd_inputs.py."""
-    folder = tmp_path_factory.mktemp("odd")
-    assert host.status(host.call("worker_odd_inputs", "make", str(folder))) == 0, host.log.read_text()[-3000:]
-    return folder
 
 
 @pytest.fixture
@@ -36,12 +27,6 @@ def session(odd: Path, tmp_path: Path) -> Session:
         return spec | {"output": str(tmp_path / "out")} | more
 
     return make
-
-
-def reasons(session: Message) -> list[str]:
-    """What errors.jsonl says of the items, in their order."""
-    text = (Path(session["output"]) / "errors.jsonl").read_text()
-    return [json.loads(line)["reason"] for line in text.splitlines()]
 
 
 @pytest.mark.parametrize(("dtype", "held", "beyond", "reason"), BEYOND, ids=lambda value: str(value)[:12])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from worker_peer import Host, Message, Peer
+from worker_sessions import manifest, run
 
 pytestmark = pytest.mark.tensorflow
 
@@ -30,14 +31,6 @@ def begin(host: Host, session: Message, *, resume: bool = False) -> Peer:
     return peer
 
 
-def run(host: Host, session: Message, *, status: int = 0, resume: bool = False) -> Peer:
-    """A session from `assign` to the process's end."""
-    peer = begin(host, session, resume=resume)
-    peer.rest()
-    assert host.status(peer.pid) == status, host.log.read_text()
-    return peer
-
-
 def inspected(host: Host, session: Message) -> Message:
     peer = host.worker("inspect")
     peer.say("inspect", specs=[session])
@@ -52,11 +45,6 @@ def errors(session: Message) -> list[Message]:
 
 def items(session: Message) -> list[int]:
     return [error["item"] for error in errors(session)]
-
-
-def manifest(session: Message) -> Message:
-    content: Message = json.loads((Path(session["output"]) / "session.json").read_text())
-    return content
 
 
 def check_rows(session: Message, expected: Any, bad: list[int]) -> None:

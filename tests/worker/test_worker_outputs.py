@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worker_peer import Host, Message, Peer
+from worker_peer import Host, Message
+from worker_sessions import inspected, manifest, run
 
 pytestmark = pytest.mark.tensorflow
 
@@ -24,35 +25,8 @@ def kept(host: Host, world: Path) -> Path:
     return world
 
 
-def run(host: Host, session: Message, *, status: int = 0) -> Peer:
-    """A session from `assign` to the process's end."""
-    peer = host.worker()
-    peer.assign(session)
-    while (message := peer.hear()) is not None and message["type"] != "ready":
-        pass
-    if message is not None:
-        peer.say("go")
-    peer.rest()
-    assert host.status(peer.pid) == status, (peer.heard[-1:], host.log.read_text()[-3000:])
-    return peer
-
-
-def inspected(host: Host, *specs: Message) -> list[Message]:
-    """The answers, in the order of the specs."""
-    peer = host.worker("inspect")
-    peer.say("inspect", specs=list(specs))
-    peer.rest()
-    assert host.status(peer.pid) == 0
-    return peer.answers()
-
-
 def lines(session: Message) -> list[Any]:
     return [json.loads(line) for line in (Path(session["output"]) / "outputs.jsonl").read_text().splitlines()]
-
-
-def manifest(session: Message) -> Message:
-    content: Message = json.loads((Path(session["output"]) / "session.json").read_text())
-    return content
 
 
 def stop_at(session: Message, cursor: int, errors: int = 0) -> None:

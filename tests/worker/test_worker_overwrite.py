@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from worker_peer import Host, Message, Peer
+from worker_sessions import manifest, run
 
 pytestmark = pytest.mark.tensorflow
 
@@ -23,26 +24,10 @@ STALE = 7.0  # what a row of the old output is made to hold
 FIRST_BATCH = 8
 
 
-def run(host: Host, session: Message, submission: str, *, resume: bool = False, status: int = 0) -> Peer:
-    """A session from `assign` to the process's end."""
-    peer = host.worker()
-    peer.assign(session, submission=submission, resume=resume)
-    peer.until("ready")
-    peer.say("go")
-    peer.rest()
-    assert host.status(peer.pid) == status, host.log.read_text()[-3000:]
-    return peer
-
-
-def manifest(session: Message) -> Message:
-    content: Message = json.loads((Path(session["output"]) / "session.json").read_text())
-    return content
-
-
 def leave_old(host: Host, session: Message, *, cursor: int | None = None) -> None:
     """The output of an earlier submission, told by its stale rows; complete, or with so many of them."""
     folder = Path(session["output"])
-    run(host, session, OLD)
+    run(host, session, submission=OLD)
     np.lib.format.open_memmap(folder / "y.npy", "r+")[:] = STALE
     if cursor is not None:
         for file in list(folder.glob("*.npy")):
@@ -86,7 +71,7 @@ def test_killed_before_it_wrote_the_next_attempt_takes_no_row_of_the_old_output(
     assert host.status(peer.pid) == -signal.SIGKILL
     assert manifest(session) == before
     assert cursor is not None or old_is_whole(session)
-    check_anew(run(host, session, NEW, resume=told_to_go), session, world)
+    check_anew(run(host, session, submission=NEW, resume=told_to_go), session, world)
 
 
 def test_drained_right_behind_go_the_next_attempt_takes_no_row_of_the_old_output(
@@ -102,7 +87,7 @@ def test_drained_right_behind_go_the_next_attempt_takes_no_row_of_the_old_output
     assert host.status(peer.pid) == 0
     cursor = peer.one("committed")["cursor"]
     assert cursor or old_is_whole(session), "nothing is destroyed for nothing"
-    run(host, session, NEW, resume=True)
+    run(host, session, submission=NEW, resume=True)
     rows = np.load(Path(session["output"]) / "y.npy")
     np.testing.assert_allclose(rows, np.load(world / "affine.y.npy"), rtol=1e-5, atol=1e-6)
 
@@ -110,7 +95,7 @@ def test_drained_right_behind_go_the_next_attempt_takes_no_row_of_the_old_output
 @pytest.mark.parametrize("room_bytes", [10, 2000], ids=["for no manifest", "for no rows"])
 def test_what_could_not_be_begun_is_begun_anew(host: Host, world: Path, spec: Spec, room_bytes: int) -> None:
     session = spec("affine", "many.npy", overwrite=True, batch_size=512)
-    run(host, session, OLD)
+    run(host, session, submission=OLD)
     before = manifest(session)
     peer = host.worker()
     peer.assign(session, submission=NEW)
@@ -122,7 +107,7 @@ def test_what_could_not_be_begun_is_begun_anew(host: Host, world: Path, spec: Sp
     assert peer.one("failed")["kind"] == "output"
     left = manifest(session)
     assert left == before if room_bytes == 10 else (left["cursor"], left["complete"]) == (0, False)
-    again = run(host, session, NEW, resume=True)
+    again = run(host, session, submission=NEW, resume=True)
     assert next(message for message in again.heard if message["type"] == "progress")["done"] == 512
     rows = np.load(Path(session["output"]) / "y.npy")
     np.testing.assert_allclose(rows, np.load(world / "many.y.npy"), rtol=1e-5, atol=1e-6)
@@ -142,13 +127,13 @@ def test_an_end_amid_the_replacing_leaves_nothing_of_the_old_beside_the_new(
     (folder / "errors.jsonl").write_text('{"item": 3, "reason": "of old"}\n')
     (folder / "y.npy").rename(folder / "aside")
     (folder / "y.npy").mkdir()
-    assert run(host, session, NEW, status=1).one("failed")["kind"] == "output"
+    assert run(host, session, submission=NEW, status=1).one("failed")["kind"] == "output"
     assert not (folder / "label.npy").exists()
     left = manifest(session)
     assert (left["submission"], left["cursor"], left["complete"]) == (NEW, 0, False), "it tells of no row that is gone"
     (folder / "y.npy").rmdir()
     (folder / "aside").rename(folder / "y.npy")
-    check_anew(run(host, session, NEW, resume=True), session, world)
+    check_anew(run(host, session, submission=NEW, resume=True), session, world)
     assert {file.name for file in folder.iterdir()} == {"session.json", "y.npy", "label.npy"}
 
 
@@ -159,7 +144,7 @@ def test_a_manifest_that_names_files_elsewhere_is_none(host: Host, world: Path, 
     elsewhere = [{"name": "y", "file": "../mine.npy", "dtype": "<f4", "shape": [ITEMS, 3]}]
     target = Path(session["output"]) / "session.json"
     target.write_text(json.dumps(manifest(session) | {"outputs": elsewhere}))
-    check_anew(run(host, session, NEW), session, world)
+    check_anew(run(host, session, submission=NEW), session, world)
     assert (tmp_path / "mine.npy").exists()
 
 
@@ -179,9 +164,9 @@ def test_its_own_rows_are_gone_on_from_whatever_the_daemon_knows_of_them(
     cursor = manifest(session)["cursor"]
     assert 0 < cursor < MANY
     session |= {"batch_size": 512}
-    peer = run(host, session, NEW, resume=resume)
+    peer = run(host, session, submission=NEW, resume=resume)
     assert next(message for message in peer.heard if message["type"] == "progress")["done"] == min(cursor + 512, MANY)
-    done = run(host, session, NEW, resume=resume)
+    done = run(host, session, submission=NEW, resume=resume)
     assert not [message for message in done.heard if message["type"] == "progress"]
     assert done.one("committed")["cursor"] == MANY
     rows = np.load(Path(session["output"]) / "y.npy")
@@ -192,11 +177,11 @@ def test_unfinished_rows_that_are_gone_on_from_become_the_new_submissions(host: 
     """Else one that is killed between its last commit and its `committed` would find its own output another's."""
     session = spec()
     leave_old(host, session, cursor=24)
-    peer = run(host, session, NEW)
+    peer = run(host, session, submission=NEW)
     assert next(message for message in peer.heard if message["type"] == "progress")["done"] == 24 + FIRST_BATCH
     assert manifest(session)["submission"] == NEW
     rows = np.load(Path(session["output"]) / "y.npy")
     assert (rows[:24] == STALE).all()
     np.testing.assert_allclose(rows[24:], np.load(world / "affine.y.npy")[24:], rtol=1e-5, atol=1e-6)
-    done = run(host, session, NEW, resume=True)
+    done = run(host, session, submission=NEW, resume=True)
     assert done.one("committed")["cursor"] == ITEMS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from worker_peer import Host, Message, Peer
+from worker_sessions import manifest
 
 pytestmark = pytest.mark.tensorflow
 
@@ -27,11 +27,6 @@ def run_some(host: Host, session: Message, *, resume: bool = False) -> Peer:
     peer.say("go")
     peer.until("progress", done=20)
     return peer
-
-
-def manifest(session: Message) -> Message:
-    content: Message = json.loads((Path(session["output"]) / "session.json").read_text())
-    return content
 
 
 def resume_to_the_end(host: Host, world: Path, session: Message, cursor: int, *, told: bool = True) -> None:
