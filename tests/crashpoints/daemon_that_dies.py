@@ -164,9 +164,9 @@ def _replies(passage: Passage) -> None:
     call: Callable[..., Awaitable[Any]] = ControlServer._call
     write: Callable[..., Awaitable[None]] = ControlServer._write
 
-    async def called(server: ControlServer, request: Any, peer: Any, *, alone: bool) -> Any:
+    async def called(server: ControlServer, request: Any, *rest: Any, **more: Any) -> Any:
         passage.method = request.method
-        return await call(server, request, peer, alone=alone)
+        return await call(server, request, *rest, **more)
 
     async def written(server: ControlServer, writer: Any, data: bytes) -> None:
         with passage.around(f"reply to {passage.method}", f"reply to {passage.method}"):

@@ -35,7 +35,13 @@ def refer(story: Story, lives: Lives) -> Reference:
 
 
 def _files(story: Story, folder: Path, name: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in story.outputs(folder, name) if path.exists()}
+    """What a session left; of its manifest all but which submission it is, as no two runs have the same."""
+    files = {path.name: path.read_bytes() for path in story.outputs(folder, name) if path.exists()}
+    if "session.json" in files:
+        manifest = json.loads(files["session.json"])
+        assert manifest.pop("submission"), "nothing tells whose rows these are"
+        files["session.json"] = json.dumps(manifest).encode()
+    return files
 
 
 def problems(story: Story, script: Script, reference: Reference) -> Iterator[str]:
