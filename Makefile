@@ -6,15 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Parts side by side: the core's tests compute, those of the whole daemon and of the service mostly wait; then all others.
+# Parts side by side, about as long as each other: the core's tests compute, the others mostly wait; then all others.
 CORE := tests/core tests/simulation tests/chaos tests/crashpoints tests/fuzz tests/endurance
 WHOLE := tests/e2e
-SERVICE := tests/systemd tests/logs
+WORKER := tests/worker tests/systemd tests/logs
 TESTS = out=$$(mktemp -d); pids=; \
-  for part in CORE:"$(CORE)" WHOLE:"$(WHOLE)" SERVICE:"$(SERVICE)"; do \
+  for part in CORE:"$(CORE)" WHOLE:"$(WHOLE)" WORKER:"$(WORKER)"; do \
     $(BIN)/python -m pytest $${part\#*:} >$$out/$${part%%:*} 2>&1 & pids="$$pids $$!"; \
   done; \
-  $(BIN)/python -m pytest $(addprefix --ignore=,$(CORE) $(WHOLE) $(SERVICE)); status=$$?; \
+  $(BIN)/python -m pytest $(addprefix --ignore=,$(CORE) $(WHOLE) $(WORKER)); status=$$?; \
   for pid in $$pids; do wait $$pid || status=1; done; \
   cat $$out/*; rm -rf $$out; exit $$status
 

@@ -150,7 +150,7 @@ class House:
             specs = {session.name: self._specs[session.name] for session in decision.event.sessions}
         return self._store.record(decision, datetime.now(UTC), specs)
 
-    def _tell(self, decision: Decision, seq: int | None) -> None:
+    def _tell(self, decision: Decision, seq: int | None, _recorded_at: float) -> None:
         for note in decision.notes:
             self._log.emit(note, seq)
             self._feed.tell(note, seq, datetime.now(UTC))
