@@ -23,6 +23,14 @@ TIMEOUT_S = 90.0  # for a fact to come true on a busy machine; nothing is conclu
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "fake_worker.py"
 
+# Settings of a daemon that waits less long than usual.
+HASTE = """
+[limits]
+exit_timeout_s = 2.0
+grace_s = 1.0
+backoff_s = 0.1
+"""
+
 Event = dict[str, Any]
 
 

@@ -8,14 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batond import ROOT, Batond
-
-HASTE = """
-[limits]
-exit_timeout_s = 2.0
-grace_s = 1.0
-backoff_s = 0.1
-"""
+from batond import HASTE, ROOT, Batond
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batond import ROOT, TIMEOUT_S, Batond
-from conftest import HASTE
+from batond import HASTE, ROOT, TIMEOUT_S, Batond
 
 from tests import gpu_program, nvml_stand_in
 from tests.nvml_stand_in import Gpu, StandIn

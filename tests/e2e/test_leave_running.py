@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from batond import ROOT, TIMEOUT_S, Batond, alive, stand_in, wait_gone
-from conftest import HASTE
+from batond import HASTE, ROOT, TIMEOUT_S, Batond, alive, stand_in, wait_gone
 
 LONG = ("--item-ms", "20")
 
