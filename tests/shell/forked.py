@@ -58,7 +58,10 @@ def hold(socket_fd: int) -> NoReturn:
 
 
 def ordinary_user(socket_fd: int) -> int:
-    """As a user without privileges: lower and raise oneself, at once and again after the kernel's interval."""
+    """As a user without privileges: lower and raise oneself, over and over until the kernel has said "again" once.
+
+    Tells the priority when lowered, that when raised, and how often the kernel said it; in vain a hundred times: 0.
+    """
     from daemon import priority
 
     if os.getuid() == 0:
@@ -66,14 +69,17 @@ def ordinary_user(socket_fd: int) -> int:
         os.setgid(65534)
         os.setuid(65534)
         ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: else /proc/self would still be root's
-    told: list[object] = []
-    for low in (True, False):
-        tries = 1
-        while not priority.apply(os.getpid(), (os.getpid(),), priority.Method.AUTOGROUP, low=low):
-            tries += 1
-            time.sleep(0.05)
-        told += [tries, int(Path("/proc/self/autogroup").read_text().split()[-1])]
-    os.write(socket_fd, json.dumps(told).encode())
+    seen: dict[bool, int] = {}
+    again = 0
+    for _ in range(100):  # a change soon after another is refused; on a busy host this one may not come soon
+        for low in (True, False):
+            while not priority.apply(os.getpid(), (os.getpid(),), priority.Method.AUTOGROUP, low=low):
+                again += 1
+                time.sleep(0.05)
+            seen[low] = int(Path("/proc/self/autogroup").read_text().split()[-1])
+        if again:
+            break
+    os.write(socket_fd, json.dumps([seen[True], seen[False], again]).encode())
     return 0
 
 

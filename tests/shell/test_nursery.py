@@ -182,10 +182,9 @@ async def test_a_forked_child_is_a_process_as_any_other(tmp_path: Path) -> None:
 async def test_an_ordinary_user_may_lower_and_raise_a_process_session_but_not_at_once(tmp_path: Path) -> None:
     async with server(tmp_path) as made:
         child = await fork(made, tmp_path, "ordinary_user")
-        lowered_after, low, raised_after, normal = await child.hear()
+        low, normal, again = await child.hear()
         assert (low, normal) == (19, 0)
-        assert lowered_after >= 1
-        assert raised_after > 1, "the kernel's answer is 'again', for a tenth of a second"
+        assert again > 0, "the kernel's answer to a change soon after another is 'again'"
         await child.process.exited
 
 
