@@ -170,25 +170,6 @@ def test_a_path_too_long_for_a_socket_is_said_to_be(tmp_path: Path) -> None:
     assert "107 bytes" in done.stderr
 
 
-def test_something_else_on_the_socket_is_no_traceback(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(tmp_path / "s"))
-        other.listen()
-
-        def answer() -> None:
-            connection, _ = other.accept()
-            connection.sendall(b"220 mail.example.org ESMTP\n")
-            connection.recv(9999)
-            connection.close()
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        done = batonctl(tmp_path / "s", "status")
-        thread.join(PATIENCE_S)
-    assert done.returncode == 3
-    assert "does not speak batond's protocol" in done.stderr
-
-
 def test_what_cannot_be_read_or_has_no_end_is_one_line(stage: Stage) -> None:
     for file, said in (
         ("/proc/self/mem", "batonctl: cannot read /proc/self/mem: Input/output error; give a session file\n"),

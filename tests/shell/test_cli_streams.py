@@ -125,7 +125,9 @@ def test_a_number_of_any_length_is_no_traceback(stage: Stage, digits: int) -> No
         assert done.stdout == ""
 
 
-@pytest.mark.parametrize("answer", [b"{}", b'{"jsonrpc":"2.0","id":1}', b"[]", b'"batond"', b"\xff"])
+@pytest.mark.parametrize(
+    "answer", [b"{}", b'{"jsonrpc":"2.0","id":1}', b"[]", b'"batond"', b"\xff", b"220 mail.example.org ESMTP"]
+)
 def test_an_answer_that_is_none_is_said_to_be_of_something_else(tmp_path: Path, answer: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
