@@ -1,6 +1,6 @@
 """What preparing the next model costs the session that runs: its pace meanwhile, and the seconds of its work lost.
 
-    python -m bench.cost        # about half an hour
+    python -m bench.cost        # a quarter of an hour
 
 MobileNetV2 and ResNet50 by turns on one processor, prepared by batond at the kernel's lowest priority, and beside it in
 one process that loads the next model in a thread. A session's pace alone is its own, before and after: so a host that
@@ -21,9 +21,9 @@ from bench.relay import Relay, relay
 from bench.rivals import thread
 from bench.samples import BATCH, SMALL, TWO, samples
 
-LASTS_S: Final = 60.0
+LASTS_S: Final = 25.0
 TURNS: Final = 3
-SESSIONS: Final = 6  # a turn
+SESSIONS: Final = 5  # a turn
 SETTLES_S: Final = 2.0  # of a session's start: its first calls are slow, its own doing
 
 Pace = list[tuple[float, int]]  # when, how many items
@@ -109,4 +109,4 @@ def summed(each: list[Figures]) -> Figures:
 
 
 if __name__ == "__main__":
-    run("cost", measure, takes="about half an hour")
+    run("cost", measure, takes="a quarter of an hour")

@@ -1,6 +1,6 @@
 """The gap: from the last item of one session to the first of the next, by batond and by what people run instead.
 
-    python -m bench.gap         # about an hour: a hundred handovers by batond, and some ten by each of the others
+    python -m bench.gap         # 45 minutes: a hundred handovers of each size by batond, twelve by each of the others
 
 Two sizes: networks (MobileNetV2 and ResNet50, 224 × 224, batches of 8) and small ones. The others' sessions are short:
 their gaps do not depend on it. To their favour, a model's first call, which is a standby's work with batond, counts as
@@ -17,7 +17,7 @@ from bench.relay import Relay, relay
 from bench.rivals import Job, available
 from bench.samples import SMALL, TWO, Sample, samples
 
-LASTS_S: Final = {"networks": 30.0, "small": 12.0}  # of each of batond's sessions: longer than a preparation beside it
+LASTS_S: Final = {"networks": 14.0, "small": 6.0}  # of each of batond's sessions: longer than a preparation beside it
 OTHERS_S: Final = 2.0
 TURNS: Final = 4
 
@@ -76,4 +76,4 @@ def _median(samples: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    run("gap", measure, takes="about an hour")
+    run("gap", measure, takes="45 minutes")

@@ -1,9 +1,9 @@
 """How long a queue of sessions takes in all: twenty short ones, and six longer ones, of six models.
 
-    python -m bench.makespan    # about an hour
+    python -m bench.makespan    # 40 minutes
 
-By batond, by scripts one after another, by task-spooler, and by one process that loads each model after the last. Two
-rounds; batond's daemon is up before, as a service is, and has learned the models' preparation in a round of its own.
+By batond, by scripts one after another, by task-spooler, and by one process that loads each model after the last.
+batond's daemon is up before, as a service is, and has learned the models' preparation from a session of each.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bench.relay import relay
 from bench.rivals import Job, available
 from bench.samples import SIX, SMALL, Sample, samples
 
-ROUNDS: Final = 2
+ROUNDS: Final = 1
 SHORT_S: Final = (3.0, 10.0)
-LONG_S: Final = 60.0
+LONG_S: Final = 40.0
 OTHERS: Final = ("scripts", "spooler", "one_process")
 FEW: Final = ("one_process",)
 
@@ -29,9 +29,9 @@ def measure(*, small: bool) -> Figures:
     """The same queue by each way, by turns."""
     models = samples(SMALL if small else SIX)
     if small:
-        return {"short": run_through(short(models, 2, (0.3, 0.3)), FEW, rounds=1)}
+        return {"short": run_through(short(models, 2, (0.3, 0.3)), FEW, learn=False)}
     queues = {"short": short(models, 20, SHORT_S), "long": [(model, model.items(LONG_S)) for model in models]}
-    return {name: run_through(jobs, OTHERS, rounds=ROUNDS) for name, jobs in queues.items()}
+    return {name: run_through(jobs, OTHERS, learn=True) for name, jobs in queues.items()}
 
 
 def short(models: list[Sample], count: int, lasts_s: tuple[float, float]) -> list[Job]:
@@ -41,16 +41,16 @@ def short(models: list[Sample], count: int, lasts_s: tuple[float, float]) -> lis
     return [(model, model.items(each)) for model, each in zip((models * count)[:count], seconds, strict=True)]
 
 
-def run_through(jobs: list[Job], others: tuple[str, ...], *, rounds: int) -> Figures:
+def run_through(jobs: list[Job], others: tuple[str, ...], *, learn: bool) -> Figures:
     """Seconds of each way, and how many times as long as batond's each other one is."""
     rivals = available(*others)
     taken: dict[str, list[float]] = {name: [] for name in ("batond", *rivals)}
     computing: list[float] = []
     with house() as daemon:
-        if rounds > 1:
+        if learn:
             relay(daemon, jobs[: len({sample.name for sample, _ in jobs})])
             daemon_rests(daemon)
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             taken["batond"].append(relay(daemon, jobs).seconds)
             daemon_rests(daemon)
             for name, rival in rivals.items():
@@ -67,4 +67,4 @@ def run_through(jobs: list[Job], others: tuple[str, ...], *, rounds: int) -> Fig
 
 
 if __name__ == "__main__":
-    run("makespan", measure, takes="about an hour")
+    run("makespan", measure, takes="40 minutes")

@@ -31,6 +31,7 @@ class Method(Enum):
     """How the CPU share of a process is lowered on this host. Each of them can be undone here."""
 
     AUTOGROUP = "autogroup"  # one figure for a process session; needs no privilege in either direction
+    BOTH = "autogroup and SCHED_IDLE"  # a thread that wakes takes a core that only idle ones use for a free one
     IDLE = "SCHED_IDLE"
     NICE = "nice"
     NONE = "none"  # nothing here could be undone again
@@ -38,13 +39,14 @@ class Method(Enum):
 
 def probe() -> Method:
     """The best method that has an effect here and an unprivileged way back, tried on a scratch thread."""
-    if autogroup_counts():
-        return Method.AUTOGROUP
     found: list[Method] = []
     thread = threading.Thread(target=lambda: found.append(_probe_here()), name="priority-probe")
     thread.start()
     thread.join()
-    return found[0] if found else Method.NONE
+    of_threads = found[0] if found else Method.NONE
+    if autogroup_counts():
+        return Method.BOTH if of_threads is Method.IDLE else Method.AUTOGROUP
+    return of_threads
 
 
 def autogroup_counts() -> bool:
@@ -108,12 +110,12 @@ def apply(leader: int, members: tuple[int, ...], method: Method, *, low: bool) -
         while new := _threads(pid) - seen:  # one that was started meanwhile may have inherited what is changed here
             for tid in new:
                 _set_io(tid, low=low)
-                if method in (Method.IDLE, Method.NICE):
+                if method in (Method.IDLE, Method.BOTH, Method.NICE):
                     with suppress(OSError):  # gone; that it may be done was probed
                         _set_thread(tid, method, low=low)
             seen |= new
         _set_oom(pid, low=low)
-    return method is not Method.AUTOGROUP or _set_autogroup(leader, low=low)
+    return method not in (Method.AUTOGROUP, Method.BOTH) or _set_autogroup(leader, low=low)
 
 
 def _set_autogroup(pid: int, *, low: bool) -> bool:
@@ -125,7 +127,7 @@ def _set_autogroup(pid: int, *, low: bool) -> bool:
 
 
 def _set_thread(tid: int, method: Method, *, low: bool) -> None:
-    if method is Method.IDLE:
+    if method in (Method.IDLE, Method.BOTH):
         os.sched_setscheduler(tid, os.SCHED_IDLE if low else os.SCHED_OTHER, os.sched_param(0))
     else:
         os.setpriority(os.PRIO_PROCESS, tid, _LOWEST if low else 0)

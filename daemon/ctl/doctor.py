@@ -127,7 +127,8 @@ def _cpu_share() -> Check:
             "a standby cannot be given a low priority that could be undone: it slows the running session",
             "set RLIMIT_NICE to 20 (LimitNICE=+0 in a unit, `nice -20` in limits.conf)",
         )
-    why = "" if method is priority.Method.AUTOGROUP else " (autogroups have no say in a cgroup with a share of its own)"
+    by_group = method in (priority.Method.AUTOGROUP, priority.Method.BOTH)
+    why = "" if by_group else " (autogroups have no say in a cgroup with a share of its own)"
     return Check("priority", "ok", f"standbys of this user yield by {method.value}{why}")
 
 

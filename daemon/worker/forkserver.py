@@ -18,6 +18,7 @@ one child lives, and listens at an address.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -146,6 +147,8 @@ def preload(modules: list[str]) -> str | None:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - whatever an import raises means the same: not here
             return f"cannot import {module}: {type(error).__name__}: {error}"
+    gc.collect()
+    gc.freeze()  # else the first full collection of each child writes to, and so copies, every page they share
     return None
 
 

@@ -23,6 +23,7 @@ ASSETS: Final = "assets"
 OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"  # where a checkpoint says which object each value is of
 VARIABLE_VALUE: Final = "VARIABLE_VALUE"
 HARMLESS_ATTRIBUTES: Final = frozenset({VARIABLE_VALUE, "OBJECT_CONFIG_JSON"})  # the second is Keras 2's, for people
+COPIED_LIMIT_BYTES: Final = 64 << 20  # of a graph with its constants; a larger one is loaded as it is
 KERAS_COPIES: Final = "_all_variables"  # the attribute below which export() keeps every weight once more
 
 _copies = itertools.count()
@@ -86,19 +87,27 @@ def _model(loaded: Any, signature: Signature, target: str) -> Model:
 
 
 def _loaded_empty(path: Path, graph: Any) -> Any:
-    """The model without values, and without what is said of an optimizer's slots.
+    """The model without values, and without what nobody computes with, where that is worth a copy of its graph.
 
-    Keras 2 says which variables are slots of its legacy optimizers, and with Keras 3 `tf.saved_model.load` fails on
-    that ("'_UserObject' object has no attribute 'add_slot'"). Nobody computes with slots here: where there are any,
-    the graph without them is read, from TensorFlow's file system in memory.
+    TensorFlow's loader builds every function of the library, with Python, operation by operation; two of them save and
+    restore each variable, and can be most of a model's operations. And Keras 2 says which variables are slots of its
+    legacy optimizers: with Keras 3 `tf.saved_model.load` fails on that ("'_UserObject' object has no attribute
+    'add_slot'"). What is left is read from TensorFlow's file system in memory.
     """
     options = tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)
-    if not any(node.slot_variables for node in graph.object_graph_def.nodes):
+    slots = any(node.slot_variables for node in graph.object_graph_def.nodes)
+    needed = _reachable(graph)
+    library = graph.graph_def.library.function
+    is_small = graph.ByteSize() < COPIED_LIMIT_BYTES
+    if not slots and not (is_small and any(function.signature.name not in needed for function in library)):
         return tf.saved_model.load(str(path), options=options)
     stripped = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[graph])
     (copied,) = stripped.meta_graphs
     for node in copied.object_graph_def.nodes:
         node.ClearField("slot_variables")
+    kept = [function for function in library if function.signature.name in needed]
+    copied.graph_def.library.ClearField("function")
+    copied.graph_def.library.function.extend(kept)
     for asset in copied.asset_file_def:
         asset.filename = str(path / ASSETS / asset.filename)  # absolute, it is not looked for beside the graph
     directory = f"ram://batond/{next(_copies)}"
@@ -109,6 +118,27 @@ def _loaded_empty(path: Path, graph: Any) -> Any:
         return tf.saved_model.load(directory, options=options)
     finally:
         tf.io.gfile.rmtree(directory)
+
+
+def _reachable(graph: Any) -> set[str]:
+    """The names of the functions that an object of the model, or a gradient, can call, through however many others."""
+    library = graph.graph_def.library
+    functions = {function.signature.name: function for function in library.function}
+    found: set[str] = set()
+    ahead = [*graph.object_graph_def.concrete_functions]
+    ahead += [name for each in library.gradient for name in (each.function_name, each.gradient_func)]
+    ahead += [each.gradient_func for each in library.registered_gradients]
+    while ahead:
+        name = ahead.pop()
+        if name in found or name not in functions:
+            continue
+        found.add(name)
+        for node in functions[name].node_def:
+            ahead.append(node.op)
+            for attribute in node.attr.values():
+                ahead.append(attribute.func.name)
+                ahead += [function.name for function in attribute.list.func]
+    return found
 
 
 def _matched(loaded: Any, variables: tuple[tf.Variable, ...], path: Path) -> dict[str, tf.Variable] | str:

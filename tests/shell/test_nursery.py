@@ -177,7 +177,7 @@ async def test_a_forked_child_is_a_process_as_any_other(tmp_path: Path) -> None:
         assert child.log.read_text() == "to stdout\nto stderr\n"
 
 
-@pytest.mark.skipif(priority.probe() is not priority.Method.AUTOGROUP, reason="needs CONFIG_SCHED_AUTOGROUP")
+@pytest.mark.skipif(not priority.autogroup_counts(), reason="needs CONFIG_SCHED_AUTOGROUP")
 @in_loop
 async def test_an_ordinary_user_may_lower_and_raise_a_process_session_but_not_at_once(tmp_path: Path) -> None:
     async with server(tmp_path) as made:

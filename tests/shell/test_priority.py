@@ -24,11 +24,16 @@ def autogroup(pid: int) -> int:
     return int(autogroup_text(pid).split()[-1])
 
 
+def policies(pid: int) -> set[int]:
+    """The scheduling policies of its threads."""
+    return {os.sched_getscheduler(thread.id) for thread in psutil.Process(pid).threads()}
+
+
 def oom_score(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
-@pytest.mark.skipif(priority.probe() is not priority.Method.AUTOGROUP, reason="needs CONFIG_SCHED_AUTOGROUP")
+@pytest.mark.skipif(not priority.autogroup_counts(), reason="needs CONFIG_SCHED_AUTOGROUP")
 @pytest.mark.parametrize("raised_by", ["raise_priority", "go"])
 @in_loop
 async def test_a_standby_is_at_the_bottom_until_it_is_raised_or_told_to_go(tmp_path: Path, raised_by: str) -> None:
@@ -40,12 +45,15 @@ async def test_a_standby_is_at_the_bottom_until_it_is_raised_or_told_to_go(tmp_p
         shim = scene.alive(1).pid
         program = program_of(shim)
         await scene.until(lambda: autogroup(shim) == autogroup(program) == 19)
+        lowered = {os.SCHED_IDLE if scene.crew.method is priority.Method.BOTH else os.SCHED_OTHER}
+        await scene.until(lambda: policies(shim) | policies(program) == lowered)
         assert psutil.Process(shim).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
         assert psutil.Process(program).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
         assert oom_score(program) == max(500, own_oom)
         assert autogroup_text(os.getpid()) == before, "it is of another process session"
         getattr(scene.crew, raised_by)(1)
         await scene.until(lambda: autogroup(shim) == autogroup(program) == 0)
+        await scene.until(lambda: policies(shim) | policies(program) == {os.SCHED_OTHER})
         await scene.until(lambda: psutil.Process(program).ionice().ioclass == psutil.IOPRIO_CLASS_NONE)
         assert psutil.Process(shim).ionice().ioclass == psutil.IOPRIO_CLASS_NONE
         assert oom_score(program) == own_oom
