@@ -59,14 +59,14 @@ OUT ?= chaos/out
 chaos: $(READY) ## real sessions for SECONDS, with faults drawn from SEED (random where none is given); every row counted
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --out $(OUT) $(if $(filter-out file,$(origin SEED)),--seed $(SEED))
 
-bench: $(READY) ## what batond costs and saves beside what people run instead: docs/performance.md (4 to 5 hours)
+bench: $(READY) ## what batond costs and saves beside what people run instead: docs/performance.md (about 3 hours)
 	@$(BIN)/python -m bench
 
 bench-smoke: $(READY) ## every part of the benchmark, tiny: whether it runs, not how fast anything is
 	@$(BIN)/python -m pytest tests/test_bench_smoke.py
 
-bench-worker: $(READY) ## the built-in worker beside a bare tf.data loop: a table, and bench/out/worker.json
-	@$(BIN)/python bench/worker.py
+bench-worker: $(READY) ## the built-in worker's speed beside a bare tf.data loop: one part of bench, printed
+	@$(BIN)/python -m bench.worker
 
 bench-gpu: $(READY) ## what this host's GPU does to a handover: a table, and bench/out/gpu.json (docs/gpu.md)
 	@$(BIN)/python bench/gpu.py

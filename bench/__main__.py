@@ -1,30 +1,31 @@
-"""All parts of the benchmark, one after another, into bench/out/results.json; then docs/performance.md's table.
+"""All parts of the benchmark, one after another, into bench/out/results.json; then docs/performance.md's tables.
 
-    python -m bench                     # four to five hours; the host should have nothing else to do
+    python -m bench                     # about three hours; the host should have nothing else to do
     python -m bench idle flood          # these parts, beside what the file has of the others
-    python -m bench --small             # tiny sizes, parts side by side, under a minute: whether it runs
+    python -m bench --small             # tiny sizes, some parts side by side: whether they run (bench/out/small.json)
 
-The results are written part by part: what was measured stays when a later one fails.
+The results are written part by part: what was measured stays when a later one fails. A part that fails has no figures
+afterwards, also where an older run had some. How long a batch of each model takes is timed again, once; a part that is
+run by itself (`python -m bench.gap`) takes those times as they are, and leaves the document alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench import document
-from bench.figures import OUT, ROOT
+from bench.figures import OUT, OUT_SMALL, ROOT, Figures, keep, kept
 from bench.samples import SIX, SMALL, samples
 
-PARTS: Final = ("idle", "flood", "longqueue", "startup", "prediction", "gap", "cost", "makespan", "cluster")
+PARTS: Final = ("idle", "flood", "longqueue", "startup", "prediction", "gap", "cost", "makespan", "worker", "cluster")
 WITH_MODELS: Final = frozenset({"gap", "cost", "makespan"})
-WORKER: Final = ROOT / "bench" / "worker.py"  # its own command, table and file
 SIDE_BY_SIDE: Final = 4
 
 
@@ -35,22 +36,22 @@ def main() -> int:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--small", action="store_true", help="tiny sizes; their figures are in no document")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="another file for the results; the document is left alone then")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     parts = options.parts or PARTS
     if options.small:
-        return _small(parts, options.out)
+        return _small(parts, options.out or OUT_SMALL)
     if WITH_MODELS & set(parts):
         samples((*SIX, *SMALL), anew=True)
-    failed = [part for part in parts if _part(part, options.out) != 0]
-    if not options.parts:
-        failed += ["worker"] if subprocess.run([sys.executable, str(WORKER)], cwd=ROOT, check=False).returncode else []
-    if options.out == OUT:
-        document.write(json.loads(OUT.read_text()))
-    if failed:
-        print(f"bench: failed: {', '.join(failed)}", file=sys.stderr)
+    out: Path = options.out or OUT
+    failed = [part for part in parts if _part(part, out) != 0]
+    _forget(failed, out)
+    if not out.exists():
+        print("bench: nothing was measured, so no document is written", file=sys.stderr)
+    elif out == OUT:
+        document.write(kept(OUT))
     return 1 if failed else 0
 
 
@@ -59,20 +60,28 @@ def _part(part: str, out: Path, *flags: str) -> int:
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode
 
 
-def _small(parts: tuple[str, ...], out: Path) -> int:
+def _forget(failed: Sequence[str], out: Path) -> None:
+    """Say which failed. What an older run found of them is not to pass for what this one did."""
+    parts = kept(out)
+    for part in failed:
+        older = "; its figures of an older run are dropped" if parts.pop(part, None) is not None else ""
+        print(f"bench: failed: {part}{older}", file=sys.stderr)
+    if failed and out.exists():
+        keep(parts, out)
+
+
+def _small(parts: Sequence[str], out: Path) -> int:
     """Each in a process and a file of its own, some at a time; then all in one file."""
     samples(SMALL)  # before any two of them would make them at once
-    found: dict[str, Any] = {}
+    found: Figures = {}
     with tempfile.TemporaryDirectory(prefix="batond-bench-") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         files = {part: Path(folder) / f"{part}.json" for part in sorted(parts, key=PARTS.index, reverse=True)}
         statuses = dict(zip(files, pool.map(lambda part: _part(part, files[part], "--small"), files), strict=True))
         for part, path in files.items():
-            if path.exists():
-                found |= json.loads(path.read_text())
+            found |= kept(path)
             if statuses[part]:
                 print(f"bench: failed: {part}", file=sys.stderr)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    keep(found, out)
     return int(any(statuses.values()))
 
 

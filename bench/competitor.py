@@ -4,8 +4,10 @@
     python -m bench.competitor --ledger FILE --next after MODEL=ITEMS …      # one process: load the next when done
     python -m bench.competitor --ledger FILE --next thread MODEL=ITEMS …     # one process: load it in a thread
 
-It appends one line of JSON a session to the ledger: when its first item was begun and its last one was computed, and
-when each batch was done, by the host's monotonic clock; and when its model was being loaded. Knows nothing of batond.
+The thread begins to load when a share of a session's batches is done (`--after`), as a person who knows the end would
+have it. At the end it appends one line of JSON a session to the ledger: when its first item was begun and its last one
+was computed, and when each batch was done, by the host's monotonic clock; and when its model was being loaded. Knows
+nothing of batond.
 """
 
 from __future__ import annotations
@@ -44,12 +46,14 @@ class Loaded:
             output.numpy()
 
 
-def compute(model: Loaded, items: int) -> dict[str, Any]:
-    """All batches; when they were done."""
+def compute(model: Loaded, items: int, at: int, then: Callable[[], None]) -> dict[str, Any]:
+    """All batches, and `then` beside them from batch number `at` on; when they were done."""
     began, batches = time.monotonic(), []
-    for _ in range(0, items, BATCH):
+    for number in range(0, items, BATCH):
         model.call()
         batches.append(time.monotonic())
+        if number // BATCH == at:
+            then()
     return {"began": began, "ended": batches[-1], "batches": batches, "loaded": [model.since, model.until]}
 
 
@@ -58,36 +62,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ledger", type=Path, required=True)
     parser.add_argument("--next", choices=("after", "thread"), default="after")
+    parser.add_argument("--after", type=float, default=0.0, metavar="SHARE", help="of the batches; 0: after the first")
     parser.add_argument("sessions", nargs="+", metavar="MODEL=ITEMS")
     options = parser.parse_args()
     sessions = [(Path(path), int(items)) for path, _, items in (each.rpartition("=") for each in options.sessions)]
-    following: Callable[[], Loaded] = lambda: Loaded(sessions[0][0])  # noqa: E731 - replaced below
-    for number, (path, items) in enumerate(sessions):
-        model = following()
-        upcoming = sessions[number + 1][0] if number + 1 < len(sessions) else None
+    in_thread = options.next == "thread"
+    told = []
+    models = [Loaded(sessions[0][0])]
+    for (path, items), upcoming in zip(sessions, [*(path for path, _ in sessions[1:]), None], strict=True):
+        thread = LoadingThread(upcoming) if in_thread and upcoming is not None else None
+        at = min(round(options.after * items / BATCH), (items - 1) // BATCH)
+        figures = compute(models.pop(), items, at, thread.start if thread is not None else _nothing)
+        told.append({"model": path.name, "items": items, **figures})
         if upcoming is not None:
-            following = _in_thread(upcoming) if options.next == "thread" else _later(upcoming)
-        figures = compute(model, items)
-        del model
-        with options.ledger.open("a") as ledger:
-            ledger.write(json.dumps({"model": path.name, "items": items, **figures}) + "\n")
+            models.append(thread.wait() if thread is not None else Loaded(upcoming))
+    with options.ledger.open("a") as ledger:  # only now: between two sessions it would be of the gap
+        ledger.writelines(json.dumps(each) + "\n" for each in told)
 
 
-def _later(path: Path) -> Callable[[], Loaded]:
-    return lambda: Loaded(path)
+class LoadingThread(threading.Thread):
+    """Loads a model, once it is started."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._found: list[Loaded] = []
+
+    def run(self) -> None:
+        """Of the thread."""
+        self._found.append(Loaded(self._path))
+
+    def wait(self) -> Loaded:
+        """The model, when it is there."""
+        self.join()
+        return self._found[0]
 
 
-def _in_thread(path: Path) -> Callable[[], Loaded]:
-    """Begin to load now; the model, when it is there."""
-    found: list[Loaded] = []
-    thread = threading.Thread(target=lambda: found.append(Loaded(path)))
-    thread.start()
-
-    def wait() -> Loaded:
-        thread.join()
-        return found[0]
-
-    return wait
+def _nothing() -> None:
+    pass
 
 
 if __name__ == "__main__":

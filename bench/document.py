@@ -1,22 +1,23 @@
-"""The table of docs/performance.md, from bench/out/results.json. Measures nothing, and rounds only what it prints.
+"""The tables of docs/performance.md, from bench/out/results.json. Measures nothing, and rounds only what it prints.
 
-`python -m bench.document` writes the table anew between its marks.
+`python -m bench.document` writes them anew between its marks.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.figures import OUT, ROOT, Figures
+from bench.figures import OUT, ROOT, Figures, kept
 
 PAGE: Final = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin (make bench) -->", "<!-- figures: end -->"
+FOR_P95, FOR_P99 = 20, 100  # so many at the least: of fewer, that quantile is the worst of them
 
-Row = tuple[str, str, str]  # what, what it came to, the goal
+Row = tuple[str, ...]  # as its table's columns
 
 
 def write(results: Figures, page: Path = PAGE) -> None:
@@ -26,29 +27,34 @@ def write(results: Figures, page: Path = PAGE) -> None:
     _, end, after = rest.partition(END)
     if not end:
         sys.exit(f"bench: {page} has lost its marks {BEGIN} and {END}")
-    page.write_text(before + BEGIN + "\n\n" + table(results) + "\n" + END + after)
+    page.write_text(before + BEGIN + "\n\n" + tables(results) + "\n" + END + after)
 
 
-def table(results: Figures) -> str:
-    """One table a part; parts that were not measured are named."""
+def tables(results: Figures) -> str:
+    """One a part; parts that were not measured are named."""
     lines: list[str] = []
-    for name, (title, rows_of) in PARTS.items():
-        part = results.get(name)
-        lines += [f"### {title}", ""]
-        if part is None or part["small"]:
-            lines += [f"Not measured yet: `python -m bench.{name}`.", ""]
-            continue
-        where = part["host"]
-        lines += ["| what | measured | goal |", "| --- | --- | --- |"]
-        lines += [f"| {what} | {came} | {goal} |" for what, came, goal in rows_of(part["figures"])]
-        lines += [
-            "",
-            f"`python -m bench.{name}`, {part['at'][:10]}, {lasted(part['took_s'])} on {where['cores']} cores "
-            f"({where['processor']}, load {where['load_average']} before), Linux {where['kernel']}, "
-            f"Python {where['python']}.",
-            "",
-        ]
+    for name, part in PARTS.items():
+        lines += [f"### {part.title}", "", *table(name, part, results.get(name)), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def table(name: str, part: Part, measured: Figures | None) -> list[str]:
+    """One part's lines, and where it was measured."""
+    again = f".venv/bin/python -m bench {name}"
+    if measured is None or measured["small"]:
+        return [f"Not measured yet: `{again}`."]
+    try:
+        rows = list(part.rows_of(measured["figures"]))
+    except KeyError as missing:  # of a run before this version of the part
+        return [f"Not measured yet with {missing}: `{again}`."]
+    where = measured["host"]
+    return [
+        *(f"| {' | '.join(cells)} |" for cells in (part.columns, ("---",) * len(part.columns), *rows)),
+        "",
+        f"`{again}`, {measured['at'][:10]}, {lasted(measured['took_s'])} on {where['cores']} cores "
+        f"({where['processor']}, load {where['load_average']} before), Linux {where['kernel']}, "
+        f"Python {where['python']}.",
+    ]
 
 
 def lasted(seconds: float) -> str:
@@ -66,10 +72,20 @@ def ms(seconds: float) -> str:
 
 
 def wide(each: Figures | None) -> str:
-    """A spread of seconds: its median and how far it goes."""
+    """A spread of seconds: its median and how far it goes, as far as so many samples can tell."""
     if each is None:
         return "none was ready"
-    return f"{ms(each['median'])} (p95 {ms(each['p95'])}, p99 {ms(each['p99'])}, n = {each['n']})"
+    count = each["n"]
+    if count == 1:
+        return ms(each["median"])
+    told = [f"p95 {ms(each['p95'])}"] if count >= FOR_P95 else []
+    told.append(f"p99 {ms(each['p99'])}" if count >= FOR_P99 else f"most {ms(each['max'])}")
+    return f"{ms(each['median'])} ({', '.join(told)}, n = {count:,})"
+
+
+def used(each: Figures) -> str:
+    """What a process takes that is left alone."""
+    return f"{each['core_percent']:.2f} % of a core, {each['rss_mb']} MB"
 
 
 NAMES: Final = {
@@ -79,8 +95,9 @@ NAMES: Final = {
     "one_process": "one process, loads after",
     "thread": "one process, loads in a thread",
 }
+MISSING: Final = "not to be had here"
 GAP_GOALS: Final = {
-    "networks": "≤ 2 ms median, ≤ 10 ms p99; ready in 99 of 100",
+    "networks": "≤ 2 ms median, ≤ 10 ms p99",
     "small": "the same",
 }
 
@@ -89,77 +106,117 @@ def gap(figures: Figures) -> Iterator[Row]:
     """Between sessions."""
     for size, each in figures.items():
         yield f"{size}: gap, batond", wide(each["gap_s"]["batond"]), GAP_GOALS[size]
-        for name, times in each["times_smaller_than"].items():
-            goal = "≥ 1,000 times" if name == "scripts" else "within 2 ms" if name == "thread" else ""
-            yield f"{size}: {NAMES[name]}", f"{wide(each['gap_s'][name])}; {times:g} times batond's", goal
+        yield f"{size}: the same, where the standby was ready", wide(each["gap_where_ready_s"]), ""
         yield f"{size}: ready in time", f"{each['ready_in_time']} of {each['handovers']}", "99 of 100"
-        if each["idle_standby_over_lead"] is not None:
-            early = f"{each['more_than_two_leads_early']} of {each['ready_in_time']}"
-            yield f"{size}: more than two leads early", early, "none"
+        yield f"{size}: idle standby, where it was ready", wide(each["idle_standby_s"]), ""
+        for name in ("scripts", "spooler", "one_process"):
+            came = MISSING
+            if name in each["gap_s"]:
+                came = f"{wide(each['gap_s'][name])}; {each['times_smaller_than'][name]:,g} times batond's"
+            yield f"{size}: gap, {NAMES[name]}", came, "≥ 1,000 times" if name == "scripts" else ""
+        yield f"{size}: gap, {NAMES['thread']}", wide(each["gap_s"]["thread"]), ""
+        later = each["later_than_thread_s"]
+        came = f"{ms(abs(later))} {'later' if later >= 0 else 'sooner'}"
+        yield f"{size}: batond's median, beside the thread's", came, "within 2 ms"
+        late = f"{each['thread_late']} of {each['thread_handovers']}"
+        yield f"{size}: the thread had not loaded at the session's end", late, ""
 
 
 def cost(figures: Figures) -> Iterator[Row]:
     """To the running session."""
     for name in ("batond", "thread"):
-        each = figures[name]
-        if each["preparations"]:
-            pace, lost, took = each["pace_of_alone"], each["lost_s"], each["preparing_s"]
-            goal = "≥ 0.90" if name == "batond" else ""
-            yield f"pace while the next is prepared, {NAMES[name]}", f"{pace['median']:.2f} of alone", goal
-            yield f"work lost a preparation, {NAMES[name]}", wide(lost), ""
-            yield f"a preparation takes, {NAMES[name]}", wide(took), ""
-    yield "late", f"{figures['late']} of {figures['handovers']}", "1 of 100"
+        each, goal = figures[name], "≥ 0.90" if name == "batond" else ""
+        if not each["preparations"]:
+            yield f"pace while the next is prepared, {NAMES[name]}", "none could be told", goal
+            continue
+        yield f"pace while the next is prepared, {NAMES[name]}", slowed(each["pace_of_alone"]), goal
+        yield f"work lost a preparation, {NAMES[name]}", wide(each["lost_s"]), ""
+        yield f"a preparation takes, {NAMES[name]}", wide(each["preparing_s"]), ""
+    yield "late, batond", f"{figures['late']} of {figures['handovers']}", "none"
+    yield "idle standby", wide(figures["idle_standby_s"]), ""
+
+
+def slowed(pace: Figures) -> str:
+    """A spread of paces, as shares of the pace alone: here the lowest are the worst."""
+    if pace["n"] == 1:
+        return f"{pace['median']:.2f} of alone"
+    worst = "least" if pace["n"] <= FOR_P95 else "p05"
+    return f"{pace['median']:.2f} of alone ({worst} {pace['p05']:.2f}, n = {pace['n']:,})"
 
 
 def makespan(figures: Figures) -> Iterator[Row]:
     """Whole queues."""
     for queue, each in figures.items():
-        yield f"{each['sessions']} {queue} sessions, batond", wide(each["seconds"]["batond"]), ""
-        for name, times in each["times_as_long_as_batond"].items():
-            goal = "≥ 1.00" if name == "one_process" else "≥ 1.25"
-            yield f"the same, {NAMES[name]}", f"{times:.2f} times as long", goal
+        ours, alone = each["seconds"]["batond"], each["computing_s"]
+        least, most = each["computing_each_s"]["least"], each["computing_each_s"]["most"]
+        yield f"{each['sessions']} {queue} sessions, batond", wide(ours), ""
+        for name in ("scripts", "spooler", "one_process"):
+            came = MISSING
+            if name in each["seconds"]:
+                came = f"{wide(each['seconds'][name])}; {each['times_as_long_as_batond'][name]:.2f} times batond's"
+            yield f"the same {queue} ones, {NAMES[name]}", came, "≥ 1.00" if name == "one_process" else "≥ 1.25"
+        share = f"{100 * alone['median'] / ours['median']:.0f} % of batond's time"
+        came = f"{wide(alone)}; {share}; each session {ms(least)} to {ms(most)}"
+        yield f"the same {queue} ones, computing alone", came, ""
+
+
+def worker(figures: Figures) -> Iterator[Row]:
+    """Items a second."""
+    for name, each in figures["cases"].items():
+        speeds = (f"{each[f'{which}_items_per_s']:,}" for which in ("bare", "worker"))
+        yield name, *speeds, f"{each['ratio_items']:.2f}", "≥ 0.95", f"{each['ratio_whole']:.2f}"
 
 
 def prediction(figures: Figures) -> Iterator[Row]:
     """On traces."""
+    traces = figures["traces"]
     for kind, each in figures["kinds"].items():
-        late = ", ".join(f"{name} {one['late_percent']:.3g} %" for name, one in each.items())
-        idle = ", ".join(f"{name} {one['idle_s']['median']:.1f} s" for name, one in each.items())
-        early = ", ".join(f"{name} {one['more_than_two_leads_early_percent']:.3g} %" for name, one in each.items())
-        text = kind.replace("_", " ")
-        yield f"{text}: late", late, ""
-        yield f"{text}: idle standby, median; more than two leads early", f"{idle}; {early}", ""
+        counts = {one["handovers"] for one in each.values()}
+        assert len(counts) == 1, f"{kind}: not each predictor had the same traces: {counts}"
+        text = f"{kind.replace('_', ' ')} (n = {counts.pop()})"
+        if kind == "recorded":
+            text = f"recorded ({traces['recorded']} traces, {traces['times_each_recorded']} times each)"
+        for title, told in (
+            ("late", {name: f"{one['late_percent']:.3g} %" for name, one in each.items()}),
+            ("idle standby, median", {name: ms(one["idle_s"]["median"]) for name, one in each.items()}),
+            (
+                "more than two leads early",
+                {name: f"{one['more_than_two_leads_early_percent']:.3g} %" for name, one in each.items()},
+            ),
+        ):
+            yield f"{text}: {title}", ", ".join(f"{name} {came}" for name, came in told.items()), ""
 
 
 def idle(figures: Figures) -> Iterator[Row]:
     """The daemon by itself."""
     for name, title in (("processor_lane", "one lane"), ("ten_gpu_lanes", "ten stand-in GPUs")):
         each = figures[name]
-        yield (
-            f"{title}, nothing to do",
-            f"{each['core_percent']:.2f} % of a core, {each['rss_mb']} MB",
-            "≤ 0.3 %, ≤ 45 MB",
-        )
+        yield f"{title}, nothing to do", used(each), "≤ 0.3 %, ≤ 45 MB"
         for state, asked in each["status"].items():
-            came = f"{wide(asked['latency_s'])}, {asked['core_percent']:.0f} % of a core"
-            yield f"{title}, 1,000 `status` a second, {state.replace('_', ' ')}", came, "≤ 5 ms p99"
-    least = figures["bare_server"]
-    yield (
-        "a bare asyncio server, asked as much",
-        f"{wide(least['latency_s'])}, {least['core_percent']:.0f} % of a core",
-        "",
+            yield f"{title}, 50 clients ask for `status`, {state.replace('_', ' ')}", answers(asked), "≤ 5 ms p99"
+    yield "a bare asyncio server, asked as much", answers(figures["bare_server"]), ""
+    yield "ten lanes, each with 20 reports a second", used(figures["ten_gpu_lanes"]["all_running"]), ""
+    yield "the fork server beside it, nothing to do", used(figures["fork_server"]), ""
+
+
+def answers(asked: Figures) -> str:
+    """To many requests."""
+    return (
+        f"{asked['answered_per_s']:,.0f} answers a second, each {wide(asked['latency_s'])}; "
+        f"{asked['core_percent']:.0f} % of a core"
     )
-    running = figures["ten_gpu_lanes"]["all_running"]
-    yield "ten lanes, each with 20 reports a second", f"{running['core_percent']:.1f} % of a core", ""
 
 
 def flood(figures: Figures) -> Iterator[Row]:
     """Much said."""
     yield "progress messages swallowed", f"{figures['swallowed_per_s']['median']:,.0f} a second", "20,000 a second"
-    yield "gap on another lane, without them", wide(figures["quiet_gap_s"]), ""
-    yield "gap on another lane, with them", wide(figures["flooded_gap_s"]), ""
+    for kind, title in (("quiet", "without them"), ("flooded", "with them")):
+        ready = f"{figures['ready_of_each'][kind]} of {figures['handovers_of_each']}"
+        yield f"handovers on another lane that found a standby ready, {title}", ready, ""
+        yield f"their gap, {title}", wide(figures[f"{kind}_gap_s"]), ""
     if (delay := figures["delay_s"]) is not None:
-        yield "later by", f"{ms(delay['median'])} (p95 {ms(delay['p95'])})", "≤ 10 ms"
+        came = f"median {ms(delay['median'])}, p95 {ms(delay['p95'])}, worst {ms(delay['max'])}"
+        yield "later with them by: difference of medians, of p95s, of the worst", came, "≤ 10 ms, the worst"
 
 
 def longqueue(figures: Figures) -> Iterator[Row]:
@@ -174,9 +231,14 @@ def longqueue(figures: Figures) -> Iterator[Row]:
     yield "`status` with all of it", wide(full["status_of_all_s"]), ""
     yield "`list`, all rows", wide(full["list_of_all_s"]), ""
     yield "the first `list` of a daemon", ms(figures["first_list_s"]), ""
-    yield "a restart", f"{figures['restart_s']:.2f} s", "≤ 3 s"
-    yield "choose the next", wide(core["choose_the_next_s"]), "≤ 1 ms"
-    yield "decide, and start it", wide(core["start_the_next_s"]), ""
+    yield "a stop", f"{figures['stop_s']:.2f} s", ""
+    yield "a restart, without the stop: until it says how many are queued", f"{figures['restart_s']:.2f} s", "≤ 3 s"
+    for name, title, goal in (
+        ("choose_the_next_s", "choose the next, the first is due", "≤ 1 ms"),
+        ("choose_the_last_as_no_other_is_due_s", "choose the next, only the last is due", "≤ 1 ms"),
+        ("start_the_next_s", "decide, and start it", ""),
+    ):
+        yield f"{title}: processor time", wide(core[name]), goal
 
 
 def startup(figures: Figures) -> Iterator[Row]:
@@ -192,29 +254,48 @@ def cluster(figures: Figures) -> Iterator[Row]:
     many = figures["many"]
     for name, title in (
         ("batond", "batond"),
-        ("load_after_end", "load after the end"),
-        ("bound", "the least there can be"),
+        ("load_after_end", "each loaded after the end"),
+        ("must_load_alone", "only what does not fit beside"),
     ):
-        came = f"{many['idle_percent'][name]:.3f} % of the time, {many['idle_each_s'][name]:.2f} s a handover"
-        yield f"{many['lanes']} lanes, {many['sessions']:,} sessions: devices wait, {title}", came, ""
+        share = many["idle_percent_without_longest_hundredth"][name]
+        came = f"{many['idle_each_s'][name]:.2f} s on average; {share:.2f} % of the time without the longest hundredth"
+        yield f"a device waits at a handover, {title}", came, ""
+    yield "batond's gaps", wide(many["gap_s"]), ""
+    tiers = sorted(many["handovers_by_tier"].items(), key=lambda item: -item[1])
+    yield "its standbys at a handover", ", ".join(f"{count:,} {tier}" for tier, count in tiers), ""
     took = f"{many['core_s']:.0f} s of processor, {many['core_ms_a_session']} ms a session"
-    pace = f"{many['steps_per_s']:,} steps a second, {many['peak_resident_mb']} MB at the most"
-    yield "the core, over all of that", f"{took}, {pace}", ""
-    yield "the core, with one lane", f"{figures['one_lane']['steps_per_s']:,} steps a second", ""
+    sizes = f"{many['lanes']} lanes, {many['sessions']:,} sessions"
+    yield f"the core, {sizes}", f"{took}, {many['steps_per_s']:,} steps a second", ""
+    yield "the core, one lane", f"{figures['one_lane']['steps_per_s']:,} steps a second", ""
+    yield "memory of the whole simulation, at the most", f"{many['simulator_peak_mb']} MB", ""
 
 
-PARTS: Final[dict[str, tuple[str, Callable[[Any], Iterator[Row]]]]] = {
-    "gap": ("The gap", gap),
-    "cost": ("What it costs the running session", cost),
-    "makespan": ("Whole queues", makespan),
-    "prediction": ("Prediction", prediction),
-    "idle": ("The daemon itself", idle),
-    "flood": ("A flood of progress", flood),
-    "longqueue": ("Ten thousand queued", longqueue),
-    "startup": ("Start-up", startup),
-    "cluster": ("A hundred lanes, simulated", cluster),
+@dataclass(frozen=True)
+class Part:
+    """One part's table."""
+
+    title: str
+    rows_of: Callable[[Any], Iterator[Row]]
+    columns: Row = ("what", "measured", "goal")
+
+
+WORKER: Final = ("case", "bare loop, items/s", "worker, items/s", "ratio", "goal", "ratio, output written")
+
+PARTS: Final = {
+    "gap": Part("The gap", gap),
+    "cost": Part("What it costs the running session", cost),
+    "makespan": Part("Whole queues", makespan),
+    "worker": Part("The built-in worker", worker, WORKER),
+    "prediction": Part("Prediction", prediction),
+    "idle": Part("The daemon itself", idle),
+    "flood": Part("A flood of progress", flood),
+    "longqueue": Part("Ten thousand queued", longqueue),
+    "startup": Part("Start-up", startup),
+    "cluster": Part("A hundred lanes, simulated", cluster),
 }
 
 
 if __name__ == "__main__":
-    write(json.loads(OUT.read_text()))
+    if not OUT.exists():
+        sys.exit("bench: nothing is measured yet: python -m bench")
+    write(kept(OUT))

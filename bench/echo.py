@@ -11,7 +11,8 @@ import sys
 
 async def serve(path: str, size: int) -> None:
     """Until it is killed."""
-    answer = b"x" * (size - 1) + b"\n"
+    frame = b'{"result":"%s"}\n'
+    answer = frame % (b"x" * (size - len(frame % b"")))
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 OUT: Final = ROOT / "bench" / "out" / "results.json"
+OUT_SMALL: Final = OUT.with_name("small.json")  # of tiny sizes: they are not to take the place of any figure
 
 Figures = dict[str, Any]
 
@@ -40,7 +41,10 @@ def quantile(samples: Sequence[float], share: float) -> float:
 
 
 def spread(samples: Sequence[float]) -> Figures:
-    """How many, their median, and what the twentieth, the hundredth and the worst of them came to."""
+    """How many, their median, and what the twentieth, the hundredth and the worst of them came to.
+
+    Of fewer than a hundred, `p99` is the worst; of fewer than twenty, `p95` is, too, and `p05` the least.
+    """
     return {
         "n": len(samples),
         "median": round(statistics.median(samples), 6),
@@ -69,9 +73,9 @@ def run(name: str, measure: Measure, *, takes: str) -> None:
     """The command line of one part. takes: how long, for a person."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=f"{measure.__doc__} Takes {takes}.")
     parser.add_argument("--small", action="store_true", help="tiny sizes: whether it runs, not what is true")
-    parser.add_argument("--out", type=Path, default=OUT, help="the file whose part of this name is replaced")
+    parser.add_argument("--out", type=Path, help="the file whose part of this name is replaced")
     options = parser.parse_args()
-    figures = take(name, measure, options.out, small=options.small)
+    figures = take(name, measure, options.out or (OUT_SMALL if options.small else OUT), small=options.small)
     print(json.dumps(figures, indent=1))
 
 
@@ -85,12 +89,22 @@ def take(name: str, measure: Measure, out: Path, *, small: bool) -> Figures:
     print(f"{seconds:.0f} s", file=sys.stderr, flush=True)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     part = {"at": at, "small": small, "took_s": seconds, "host": where, "figures": figures}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(out.read_text()) if out.exists() else {}
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    partial.write_text(json.dumps(kept | {name: part}, indent=1) + "\n")
-    partial.replace(out)
+    keep(kept(out) | {name: part}, out)
     return figures
+
+
+def kept(out: Path) -> Figures:
+    """What the file has, of all parts; nothing where there is no file."""
+    found: Figures = json.loads(out.read_text()) if out.exists() else {}
+    return found
+
+
+def keep(parts: Figures, out: Path) -> None:
+    """Make that the file: the whole of it, or what was there before."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    partial.write_text(json.dumps(parts, indent=1) + "\n")
+    partial.replace(out)
 
 
 def _lines(path: str) -> list[str]:

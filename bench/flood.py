@@ -1,7 +1,8 @@
 """Handovers on one lane while ten workers on other lanes send 20,000 progress messages a second; and without them.
 
-`python -m bench.flood`: about five minutes. Only handovers for which the standby was ready count: any other gap is of
-its preparation, and says nothing about who held up whom.
+`python -m bench.flood`: about six minutes. A gap counts where the standby was ready: any other is of its preparation,
+and says nothing about who held up whom. For how many it was, of `handovers_of_each`, is a figure too (`ready_of_each`):
+a flood that made preparations late would show there.
 """
 
 from __future__ import annotations
@@ -37,13 +38,18 @@ def measure(*, small: bool) -> Figures:
                 if names:
                     swallowed.append((_counted(daemon.folder) - before) / lasted)
                     _end(daemon, names)
+    ready = {kind: len(each) for kind, each in gaps.items()}
+    handovers = turns * (sessions - 1)
+    if not (small or all(gaps.values())):
+        raise RuntimeError(f"no gaps to compare: of {handovers} handovers of each, the standby was ready for {ready}")
     figures: Figures = {f"{kind}_gap_s": spread(each) if each else None for kind, each in gaps.items()}
     delay = None
     if all(gaps.values()):
         quiet, flooded = figures["quiet_gap_s"], figures["flooded_gap_s"]
         delay = {key: round(flooded[key] - quiet[key], 6) for key in ("median", "p95", "max")}
     return figures | {
-        "handovers_of_each": turns * (sessions - 1),
+        "handovers_of_each": handovers,
+        "ready_of_each": ready,
         "delay_s": delay,
         "swallowed_per_s": spread(swallowed),
         "core_percent": {kind: spread(each) for kind, each in cores.items()},
@@ -67,7 +73,7 @@ def flood(daemon: House, workers: int, turn: int) -> list[str]:
 
 
 def relay(daemon: House, lane: int, name: str, sessions: int) -> list[float]:
-    """The gaps of short sessions, one after another on the last lane."""
+    """The gaps of short sessions, one after another on the last lane; of those handovers that found a standby ready."""
     seen = len(daemon.handovers())
     names = [f"{name}-{n}" for n in range(sessions)]
     keys = {"device": f"gpu:{lane}", "memory": "1GiB"}
@@ -93,4 +99,4 @@ def _end(daemon: House, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run("flood", measure, takes="about five minutes")
+    run("flood", measure, takes="about six minutes")

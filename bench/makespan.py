@@ -1,6 +1,6 @@
 """How long a queue of sessions takes in all: twenty short ones, and six longer ones, of six models.
 
-    python -m bench.makespan    # 40 minutes
+    python -m bench.makespan    # 30 minutes
 
 By batond, by scripts one after another, by task-spooler, and by one process that loads each model after the last.
 batond's daemon is up before, as a service is, and has learned the models' preparation from a session of each.
@@ -20,13 +20,13 @@ from bench.samples import SIX, SMALL, Sample, samples
 
 ROUNDS: Final = 1
 SHORT_S: Final = (3.0, 10.0)
-LONG_S: Final = 40.0
+LONG_S: Final = 15.0
 OTHERS: Final = ("scripts", "spooler", "one_process")
 FEW: Final = ("one_process",)
 
 
 def measure(*, small: bool) -> Figures:
-    """The same queue by each way, by turns."""
+    """The same queue by each way, one after another."""
     models = samples(SMALL if small else SIX)
     if small:
         return {"short": run_through(short(models, 2, (0.3, 0.3)), FEW, learn=False)}
@@ -46,6 +46,7 @@ def run_through(jobs: list[Job], others: tuple[str, ...], *, learn: bool) -> Fig
     rivals = available(*others)
     taken: dict[str, list[float]] = {name: [] for name in ("batond", *rivals)}
     computing: list[float] = []
+    each_s: list[float] = []
     with house() as daemon:
         if learn:
             relay(daemon, jobs[: len({sample.name for sample, _ in jobs})])
@@ -56,15 +57,18 @@ def run_through(jobs: list[Job], others: tuple[str, ...], *, learn: bool) -> Fig
             for name, rival in rivals.items():
                 ran = rival(jobs)
                 taken[name].append(ran.seconds)
-                computing.append(sum(each["ended"] - each["began"] for each in ran.sessions))
+                lasted = [each["ended"] - each["began"] for each in ran.sessions]
+                computing.append(sum(lasted))
+                each_s += lasted
     medians = {name: spread(each)["median"] for name, each in taken.items()}
     return {
         "sessions": len(jobs),
         "seconds": {name: spread(each) for name, each in taken.items()},
         "computing_s": spread(computing),
+        "computing_each_s": {"least": round(min(each_s), 3), "most": round(max(each_s), 3)},
         "times_as_long_as_batond": {name: round(medians[name] / medians["batond"], 3) for name in rivals},
     }
 
 
 if __name__ == "__main__":
-    run("makespan", measure, takes="40 minutes")
+    run("makespan", measure, takes="30 minutes")

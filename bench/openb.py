@@ -1,4 +1,7 @@
-"""How long tasks take on a real GPU cluster, and how much of a GPU they ask for. A table, and the way it was made.
+"""How long tasks stay on a real GPU cluster, and how much of a GPU they ask for. A table, and the way it was made.
+
+How long: from when a task was scheduled to when it was deleted. What it did in that time, whether it computed at all,
+the trace does not tell: it is no measure of how long a computation takes.
 
 The tasks of a production cluster of Alibaba's that were published with Weng et al., "Beware of Fragmentation:
 Scheduling GPU-Sharing Workloads with Fragmentation Gradient Descent", USENIX ATC '23: `openb_pod_list_default.csv` of

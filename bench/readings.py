@@ -6,7 +6,6 @@ has a cost of its own on top: bench/gpu.py measures that.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -17,20 +16,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 
 from gpu_house import CARD, GIB, gpu_house, stranger  # noqa: E402
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def used_s(pid: int) -> float:
-    """Seconds of processor that a process has used so far. Source: utime and stime of proc(5)'s stat."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+from bench.house import cpu_s  # noqa: E402
 
 
 def share(pid: int, seconds: float) -> str:
     """The share of a core that the process takes during these seconds."""
-    began, before = time.monotonic(), used_s(pid)
+    began, before = time.monotonic(), cpu_s(pid)
     time.sleep(seconds)
-    return f"{100 * (used_s(pid) - before) / (time.monotonic() - began):.2f} % of a core"
+    return f"{100 * (cpu_s(pid) - before) / (time.monotonic() - began):.2f} % of a core"
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ _names = itertools.count()
 
 @dataclass(frozen=True)
 class Standby:
-    """A preparation: of a standby, seen from the session that ran meanwhile. Seconds of the wall clock, and items."""
+    """A preparation, and which session ran meanwhile. Seconds of the wall clock."""
 
     session: str
     began: float
     ready: float
-    active: str | None
+    active: str
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from bench.figures import OUT, ROOT
 from bench.samples import Sample
@@ -42,6 +42,11 @@ class Run:
         """From the last item of each to the first one of the next."""
         return [after["began"] - before["ended"] for before, after in itertools.pairwise(self.sessions)]
 
+    @property
+    def late(self) -> int:
+        """How often the next model was not loaded when a session had ended."""
+        return sum(after["loaded"][1] > before["ended"] for before, after in itertools.pairwise(self.sessions))
+
 
 def scripts(jobs: Sequence[Job]) -> Run:
     """`python a.py && python b.py && …`."""
@@ -53,9 +58,10 @@ def one_process(jobs: Sequence[Job]) -> Run:
     return _run(jobs, lambda ledger: _sh(shlex.join([*_script(ledger, *jobs), "--next", "after"])))
 
 
-def thread(jobs: Sequence[Job]) -> Run:
-    """One process, the next model loaded in a thread while the last still computes."""
-    return _run(jobs, lambda ledger: _sh(shlex.join([*_script(ledger, *jobs), "--next", "thread"])))
+def thread(jobs: Sequence[Job], after: float = 0.0) -> Run:
+    """One process, the next model loaded in a thread while the last still computes, from this share of it on."""
+    more = ["--next", "thread", "--after", str(after)]
+    return _run(jobs, lambda ledger: _sh(shlex.join([*_script(ledger, *jobs), *more])))
 
 
 def spooler(jobs: Sequence[Job]) -> Run:
@@ -74,10 +80,10 @@ def spooler(jobs: Sequence[Job]) -> Run:
     return _run(jobs, queued)
 
 
-def find_spooler() -> str:
-    """The command; unpacked from Debian's package, without installing it, where the host has none."""
+def find_spooler(*, fetch: bool = False) -> str:
+    """The command. fetch: where the host has none, unpacked from Debian's package, without installing it."""
     found = shutil.which("tsp") or shutil.which("tsp", path=str(TOOLS / "usr" / "bin"))
-    if found is None and shutil.which("apt-get") is not None:
+    if fetch and found is None and shutil.which("apt-get") is not None:
         TOOLS.mkdir(parents=True, exist_ok=True)
         subprocess.run(["apt-get", "download", PACKAGE], cwd=TOOLS, check=False, capture_output=True)
         for package in TOOLS.glob(f"{PACKAGE}_*.deb"):
@@ -88,7 +94,8 @@ def find_spooler() -> str:
     return found
 
 
-RIVALS: Final[dict[str, Callable[[Sequence[Job]], Run]]] = {
+Rivals: TypeAlias = dict[str, Callable[[Sequence[Job]], Run]]
+RIVALS: Final[Rivals] = {
     "scripts": scripts,
     "spooler": spooler,
     "one_process": one_process,
@@ -96,12 +103,12 @@ RIVALS: Final[dict[str, Callable[[Sequence[Job]], Run]]] = {
 }
 
 
-def available(*names: str) -> dict[str, Callable[[Sequence[Job]], Run]]:
+def available(*names: str, fetch: bool = True) -> Rivals:
     """Those of these ways, or all of them, that can be had here: the spooler may be missing."""
     chosen = {name: RIVALS[name] for name in names or RIVALS}
     if "spooler" in chosen:
         try:
-            find_spooler()
+            find_spooler(fetch=fetch)
         except FileNotFoundError as error:
             print(f"left out: {error}", file=sys.stderr)
             del chosen["spooler"]

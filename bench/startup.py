@@ -1,6 +1,6 @@
 """How long a command takes, and the daemon until its socket answers; beside a Python that does nothing.
 
-`python -m bench.startup`: about half a minute.
+`python -m bench.startup`: about a quarter of a minute.
 """
 
 from __future__ import annotations
@@ -41,4 +41,4 @@ def measure(*, small: bool) -> Figures:
 
 
 if __name__ == "__main__":
-    run("startup", measure, takes="about half a minute")
+    run("startup", measure, takes="about a quarter of a minute")

@@ -1,11 +1,14 @@
-"""What the built-in worker computes a second, beside the same model called in a bare tf.data loop.
+"""What the built-in worker computes a second, beside the same model called in a bare tf.data loop. Decides nothing.
 
-    python bench/worker.py      # or: make bench-worker; a table, and bench/out/worker.json
+    python -m bench.worker      # or: make bench-worker; about five minutes
 
-Both run in turn in processes of their own, ROUNDS times each, from the same files in the page cache; medians, of the
-ratios those of each turn. `items` counts from the first item begun to the last one computed, `whole` to the output
-durable on disk: rows of the bare loop are kept in a list and saved with np.save at the end. Measures this host's CPU;
-decides nothing, and is no test.
+Both run in turn in processes of their own, ROUNDS times each, from the same files in the page cache, on this host's
+processor. Items a second are medians; a ratio is the median of those of each turn, as what else the host does weighs
+on both of a turn. `items` counts from the first item begun to the last one computed, `whole` to the output durable on
+disk: rows of the bare loop are kept in a list and saved with np.save at the end, also where the worker writes JSON
+lines.
+
+Imports TensorFlow: what is to stay small starts it as a process.
 """
 
 from __future__ import annotations
@@ -19,28 +22,25 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from bench.figures import Figures, run
 from daemon.worker import main as worker
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 ROUNDS: Final = 5
 ITEM: Final = (28, 28, 1)
-TARGET: Final = 0.95
-
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,24 @@ CASES: Final = (
     Case("convolutions, JSON lines out", "cnn", "x.npy", 12_000, 64, read_npy, "jsonl"),
     Case("dense, JSON lines out", "mlp", "x.npy", 12_000, 64, read_npy, "jsonl"),
 )
+# Each reader, model and output format once.
+TINY: Final = tuple(replace(CASES[number], items=128) for number in (1, 2, 5))
 
 
-def make(folder: Path) -> None:
+def measure(*, small: bool) -> Figures:
+    """The built-in worker's items a second beside a bare tf.data loop's, by turns."""
+    cases, rounds = (TINY, 1) if small else (CASES, ROUNDS)
+    with tempfile.TemporaryDirectory(prefix="batond-bench-") as name:
+        folder = Path(name)
+        in_a_child(make, folder, cases)
+        return {
+            "tensorflow": tf.__version__,
+            "rounds": rounds,
+            "cases": {case.name: paired(case, folder, rounds) for case in cases},
+        }
+
+
+def make(folder: Path, cases: Sequence[Case]) -> None:
     """The models, and the same items in each format."""
     layers = keras.layers
     cnn = keras.Sequential(
@@ -108,7 +123,7 @@ def make(folder: Path) -> None:
     mlp.add(layers.Dense(10, "softmax", name="y"))
     for name, model in (("cnn", cnn), ("mlp", mlp)):
         model.export(str(folder / name), verbose=False)
-    items = max(case.items for case in CASES)
+    items = max(case.items for case in cases)
     x = np.random.default_rng(1).random((items, *ITEM), np.float32)
     np.save(folder / "x.npy", x)
     with tf.io.TFRecordWriter(str(folder / "x.tfrecord")) as writer:
@@ -117,7 +132,7 @@ def make(folder: Path) -> None:
             example.features.feature["x"].float_list.value.extend(row.ravel())
             writer.write(example.SerializeToString())
     (folder / "jpeg").mkdir()
-    for item in range(next(case.items for case in CASES if case.input == "jpeg")):
+    for item in range(next(case.items for case in cases if case.input == "jpeg")):
         pixels = tf.cast(x[item] * 255, tf.uint8)
         (folder / "jpeg" / f"{item:05}.jpg").write_bytes(tf.io.encode_jpeg(pixels).numpy())
 
@@ -183,7 +198,7 @@ def built_in(case: Case, folder: Path, output: Path) -> list[float]:
             if said["type"] == "ready":
                 line.write(b'{"type":"go"}\n')
             if said["type"] == "failed":
-                sys.exit(f"bench/worker.py: {said['reason']}")
+                raise RuntimeError(f"the worker failed: {said['reason']}")
     os.waitpid(pid, 0)
     return [at["quiesced"] - at["started"], at["committed"] - at["started"]]
 
@@ -193,18 +208,27 @@ def in_a_child(function: Callable[..., Any], *arguments: Any) -> Any:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     pid = os.fork()
     if pid == 0:
-        theirs.send(function(*arguments))
-        os._exit(0)
+        status = 1
+        try:
+            theirs.send(function(*arguments))
+            status = 0
+        except Exception:  # noqa: BLE001 - whatever it is, this process must not go on as if it were its parent
+            traceback.print_exc()
+        finally:
+            os._exit(status)
     theirs.close()
-    result = ours.recv()
-    os.waitpid(pid, 0)
-    return result
+    try:
+        return ours.recv()
+    except EOFError:
+        sys.exit("bench.worker: a process of it failed (above)")
+    finally:
+        os.waitpid(pid, 0)
 
 
-def measured(case: Case, folder: Path) -> Figures:
+def paired(case: Case, folder: Path, rounds: int) -> Figures:
     """In turn, so that what else this host does weighs on both."""
     taken: dict[str, list[list[float]]] = {"bare": [], "worker": []}
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         for name, function in (("bare", bare), ("worker", built_in)):
             output = folder / f"{name}-{turn}"
             taken[name].append(in_a_child(function, case, folder, output))
@@ -216,7 +240,6 @@ def measured(case: Case, folder: Path) -> Figures:
     ]
     items, whole = (statistics.median(values) for values in zip(*ratios, strict=True))
     return {
-        "case": case.name,
         "items": case.items,
         "bare_items_per_s": round(case.items / bare_s),
         "worker_items_per_s": round(case.items / worker_s),
@@ -225,22 +248,5 @@ def measured(case: Case, folder: Path) -> Figures:
     }
 
 
-def main() -> None:
-    out = ROOT / "bench" / "out"
-    rows = []
-    print(f"{'case':30}{'bare/s':>10}{'worker/s':>10}{'items':>9}{'whole':>9}    worker : bare, {TARGET} is wanted")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        in_a_child(make, folder)
-        for case in CASES:
-            found = measured(case, folder)
-            rows.append(found)
-            speeds = f"{found['bare_items_per_s']:10}{found['worker_items_per_s']:10}"
-            print(f"{case.name:30}{speeds}{found['ratio_items']:9}{found['ratio_whole']:9}", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    figures = {"tensorflow": tf.__version__, "rounds": ROUNDS, "cpus": os.cpu_count(), "cases": rows}
-    (out / "worker.json").write_text(json.dumps(figures, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run("worker", measure, takes="about five minutes")

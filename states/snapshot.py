@@ -295,8 +295,8 @@ def context_key(lane: Lane) -> str:
 def find(world: World, generation: int) -> tuple[Lane, Worker] | None:
     """The worker of that generation and its lane; None when it is gone."""
     for lane in world.lanes.values():
-        for worker in lane.workers():
-            if worker.generation == generation:
+        for worker in (lane.active, lane.standby, *lane.retiring, *lane.leaving):
+            if worker is not None and worker.generation == generation:
                 return lane, worker
     return None
 

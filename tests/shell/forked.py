@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -44,6 +45,7 @@ def tell(socket_fd: int) -> None:
         "threads": len(list(Path("/proc/self/task").iterdir())),
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "default": [signal.getsignal(n) is signal.SIG_DFL for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
+        "frozen": gc.get_freeze_count(),
         "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
     }
     os.write(socket_fd, json.dumps(told).encode())

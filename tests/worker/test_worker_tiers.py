@@ -192,3 +192,9 @@ def test_no_worker_leaves_anything_in_the_temporary_folder(
             peer.rest()
             assert host.status(peer.pid) == 0, host.log.read_text()
             assert list(folder.iterdir()) == []
+
+
+def test_the_functions_that_save_a_model_are_not_built_and_those_it_calls_are(host: Host, tmp_path: Path) -> None:
+    """They are most of a network's operations, and TensorFlow's loader takes each of them through Python."""
+    for step in ("make", "stage"):
+        assert host.status(host.call("worker_functions", step, str(tmp_path / "model"))) == 0, host.log.read_text()
