@@ -196,7 +196,8 @@ def idle(figures: Figures) -> Iterator[Row]:
             yield f"{title}, 50 clients ask for `status`, {state.replace('_', ' ')}", answers(asked), "≤ 5 ms p99"
     yield "a bare asyncio server, asked as much", answers(figures["bare_server"]), ""
     yield "ten lanes, each with 20 reports a second", used(figures["ten_gpu_lanes"]["all_running"]), ""
-    yield "the fork server beside it, nothing to do", used(figures["fork_server"]), ""
+    if "fork_server" in figures:
+        yield "the fork server beside it, nothing to do", used(figures["fork_server"]), ""
 
 
 def answers(asked: Figures) -> str:
@@ -211,8 +212,9 @@ def flood(figures: Figures) -> Iterator[Row]:
     """Much said."""
     yield "progress messages swallowed", f"{figures['swallowed_per_s']['median']:,.0f} a second", "20,000 a second"
     for kind, title in (("quiet", "without them"), ("flooded", "with them")):
-        ready = f"{figures['ready_of_each'][kind]} of {figures['handovers_of_each']}"
-        yield f"handovers on another lane that found a standby ready, {title}", ready, ""
+        if "ready_of_each" in figures:
+            ready = f"{figures['ready_of_each'][kind]} of {figures['handovers_of_each']}"
+            yield f"handovers on another lane that found a standby ready, {title}", ready, ""
         yield f"their gap, {title}", wide(figures[f"{kind}_gap_s"]), ""
     if (delay := figures["delay_s"]) is not None:
         came = f"median {ms(delay['median'])}, p95 {ms(delay['p95'])}, worst {ms(delay['max'])}"
