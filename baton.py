@@ -107,6 +107,7 @@ class Channel:
         self._since = time.monotonic()
         os.register_at_fork(after_in_child=self._let_go)
         self.hello()
+        _load_what_ends_threads()
         threading.Thread(target=self._listen, name="baton", daemon=True).start()
 
     # What arrives
@@ -889,6 +890,19 @@ def _identity(fd: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _load_what_ends_threads() -> None:
+    """The library by which glibc ends the reader thread, should that run when the interpreter goes.
+
+    glibc loads it only then, and aborts the process where no descriptor is left to open it with.
+    """
+    import ctypes  # only here: outside batond nobody waits for it
+
+    try:
+        ctypes.CDLL("libgcc_s.so.1")
+    except OSError:  # another C library, which needs none
+        return
 
 
 def _one_line(text: str) -> str:

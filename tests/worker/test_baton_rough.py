@@ -223,6 +223,23 @@ def test_a_program_without_a_free_descriptor_still_reports() -> None:
     assert script.end()[0] == 0
 
 
+def test_a_program_without_a_free_descriptor_ends_well_while_its_reader_is_at_work() -> None:
+    script = Script(
+        """
+        import baton, resource, time
+        with baton.session() as session:
+            session.ready(total=1)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        time.sleep(0.2)  # for the reader to have its hands full
+        """
+    )
+    script.go().until("committed")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            script.peer.say("a word that means nothing")
+    assert script.end() == (0, "", "")
+
+
 def test_a_default_time_out_of_the_program_s_own_sockets_is_none_of_the_channel(tmp_path: Path) -> None:
     """The socket by which it comes back to a later daemon is made in the program."""
     address = str(tmp_path / "s")
