@@ -63,12 +63,9 @@ class Process:
 
     def group(self) -> tuple[int, ...]:
         """The process and its descendants, as far as they live."""
-        try:
-            if self.started is None or started(self.pid) != self.started:
-                return ()
-            return (self.pid, *(child.pid for child in psutil.Process(self.pid).children(recursive=True)))
-        except psutil.Error:
+        if self.started is None or started(self.pid) != self.started:
             return ()
+        return (self.pid, *descendants(self.pid))
 
     def report(self, status: int | None) -> None:
         """The parent says how the process ended. Only the first report counts."""
@@ -123,6 +120,45 @@ class Process:
 def _kill_group(group: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):  # empty; or a member that changed its user, and is out of reach
         os.killpg(group, number)
+
+
+_CHILDREN_ARE_LISTED: Final = Path("/proc/thread-self/children").exists()
+
+
+def descendants(pid: int, *, listed: bool = _CHILDREN_ARE_LISTED) -> tuple[int, ...]:
+    """The living processes below this one.
+
+    By the kernel's own lists of children, where it keeps them (CONFIG_PROC_CHILDREN). Without, psutil reads every
+    process of the host, and the daemon is deaf meanwhile. In such a list a process may be missing when a sibling of it
+    ends just then (proc(5)): so each is read again until nothing new is in it.
+    """
+    if not listed:
+        with suppress(psutil.Error):  # it is gone
+            return tuple(child.pid for child in psutil.Process(pid).children(recursive=True))
+        return ()
+    found: list[int] = []
+    parents = [pid]
+    while parents:
+        parent, known = parents.pop(), set[int]()
+        while new := _children(parent) - known:
+            known |= new
+        found += known
+        parents += known
+    return tuple(found)
+
+
+def _children(pid: int) -> set[int]:
+    """Of all the process's threads."""
+    folder = f"/proc/{pid}/task"
+    found: set[int] = set()
+    try:
+        threads = os.listdir(folder)  # noqa: PTH208 - names are all it takes
+    except OSError:  # it is gone
+        return found
+    for thread in threads:
+        with suppress(OSError):  # this one is
+            found.update(map(int, Path(folder, thread, "children").read_bytes().split()))
+    return found
 
 
 def signal_name(number: int) -> str:
