@@ -19,7 +19,7 @@ TESTS = out=$$(mktemp -d); pids=; \
   cat $$out/*; rm -rf $$out; exit $$status
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-systemd check simulate chaos bench bench-smoke bench-worker bench-gpu install uninstall docs clean
+.PHONY: help setup demo test test-systemd test-programs check simulate chaos bench bench-smoke bench-worker bench-gpu install uninstall docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,18 @@ test: $(READY) ## the tests
 
 test-systemd: $(READY) ## of these, the service and its log in a private systemd (as root)
 	@$(BIN)/python -m pytest tests/systemd tests/logs
+
+# PyTorch and JAX would double everybody's $(VENV), and their examples share nothing with TensorFlow's.
+PROGRAMS := .venv-programs
+
+test-programs: $(PROGRAMS)/.ready ## of these, the examples for PyTorch and JAX, in an environment of their own
+	@$(PROGRAMS)/bin/python -m pytest tests/e2e/test_program_examples.py -k "pytorch or jax"
+
+$(PROGRAMS)/.ready: pyproject.toml | $(READY)
+	@echo "test-programs: making $(PROGRAMS) (PyTorch is large: some minutes the first time)"
+	@$(BIN)/python -m venv --clear $(PROGRAMS)
+	@$(PROGRAMS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[programs,dev]'
+	@touch $@
 
 check: $(READY) ## formatter, linter, strict types, tests: what a change has to pass
 	@echo "ruff format"; $(BIN)/ruff format --check --quiet . || { echo "check: not formatted; run $(BIN)/ruff format" >&2; exit 1; }
@@ -81,9 +93,9 @@ uninstall: ## take the service away again; what it keeps of sessions stays
 docs: $(READY) ## write the generated parts of the documentation anew
 	@$(BIN)/python -m daemon.docs
 
-clean: ## remove what runs and tools left behind (not .venv)
+clean: ## remove what runs and tools left behind (not .venv, .venv-programs)
 	@rm -rf build dist demo/out bench/out chaos/out .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -not -path './$(VENV)*/*' -prune -exec rm -rf {} +
 
 # Made anew when pyproject.toml changes; an environment that was left half made, or has too old a Python, is replaced.
 $(READY): pyproject.toml

@@ -99,6 +99,7 @@ class Channel:
         self.generation = int(assignment["generation"])
         self.done = self.cursor = int(assignment.get("cursor") or 0)
         self.total: int | None = None
+        self._total_told: int | None = None
         self.errors = 0  # of the items done, those that were skipped and gave no result; told with them
         self.device_peak: Callable[[], int] = _unknown_bytes  # of the device's own memory; told with `peak_bytes`
         self.began_at: float | None = None
@@ -255,6 +256,7 @@ class Channel:
         if total is not None:
             self.total = _count("total", total)
         seconds = time.monotonic() - self._since
+        self._total_told = self.total
         self._say(
             "ready",
             tier=tier,
@@ -303,11 +305,13 @@ class Channel:
     def quiesced(self, at: float | None = None, remaining: int | None = None) -> None:
         """Nothing is in flight; the last item was computed `at` (monotonic seconds; None: now).
 
-        remaining: items not computed; None: what the total leaves, if that is known.
+        remaining: items not computed; None: what the total leaves, if that is known. A report that is still owed goes
+        out before it only where it tells another total: the counts are here, too, and the next session waits for this.
         """
         with self._sending:
-            if self._progress_owed:
+            if self._progress_owed and self.total != self._total_told:
                 self._send_progress()
+            self._progress_owed = False
             if remaining is None and self.total is not None:
                 remaining = self.total - self.done
             self.phase, self.remaining = "draining", remaining
@@ -344,6 +348,7 @@ class Channel:
     def _send_progress(self) -> None:
         self._progress_owed = False
         self._progress_due = time.monotonic() + PROGRESS_INTERVAL_S
+        self._total_told = self.total
         self._say(
             "progress",
             done=self.done,

@@ -90,8 +90,6 @@ class Job:
 
     model: Model
     seconds: float
-    prepared: Tier | None = None
-    prepared_s: float = 0.0
 
 
 @dataclass
@@ -202,7 +200,6 @@ class Cluster:
             seconds += job.model.warm_s
             self._held[generation] = job.model.size
         seconds *= BESIDE if lane.active is not None else 1.0
-        job.prepared_s += seconds
         self._post(seconds, lambda at: ev.Ready(at, generation, tier, seconds, ITEMS))
         self._after(seconds, lambda: self._settle(lane.name))
 
@@ -280,9 +277,9 @@ def measured(lanes: int, sessions: int) -> Figures:
     cluster = Cluster(lanes, sessions)
     cluster.run()
     jobs = list(cluster.jobs.values())
-    ended = sum(1 for lane in cluster.world.lanes.values() for _ in lane.workers())
+    left = sum(1 for lane in cluster.world.lanes.values() for _ in lane.workers())
     assert not cluster.world.queue, f"{len(cluster.world.queue)} sessions were never begun"
-    assert ended == 0, f"{ended} workers never ended"
+    assert left == 0, f"{left} workers never ended"
 
     lengths = [job.seconds for job in jobs]
     longest_s = quantile(lengths, 0.99)

@@ -85,7 +85,7 @@ def take(name: str, measure: Measure, out: Path, *, small: bool) -> Figures:
     print(f"{name} …", end=" ", file=sys.stderr, flush=True)
     where = host()  # the load before it: what it adds itself says nothing
     figures = measure(small=small)
-    seconds = round(time.monotonic() - began, 1)
+    seconds = round(time.monotonic() - began, 3)
     print(f"{seconds:.0f} s", file=sys.stderr, flush=True)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     part = {"at": at, "small": small, "took_s": seconds, "host": where, "figures": figures}

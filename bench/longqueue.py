@@ -88,8 +88,7 @@ def decided(sessions: int, rounds: int) -> Figures:
     reading = Reading(0.0, 64 * GIB, 64 * GIB)
     lane = Lane("cpu", readings=(reading, reading), imported_bytes=GIB // 4)
     queue = tuple(Session(f"q{n}", float(n), profile=f"model{n % 6}", guess_bytes=GIB) for n in range(sessions))
-    idle = World({"cpu": replace(lane, held=True)}, queue)
-    waiting = replace(idle, lanes={"cpu": lane})
+    waiting = World({"cpu": lane}, queue)
     none_due = replace(waiting, queue=tuple(replace(session, waits_for=frozenset({"x"})) for session in queue))
     last_due = replace(none_due, queue=(*none_due.queue[:-1], queue[-1]))
     started = step(waiting, Tick(1.0)).after

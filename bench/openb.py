@@ -116,7 +116,7 @@ def main() -> None:
     """See above."""
     lengths, shares, part = tables(Path(sys.argv[1]))
     for table in (lengths, shares):
-        print(", ".join(f"{percent:g}: {value:g}" for percent, value in table.items()))
+        print(", ".join(f"{percent:g}: {value:.12g}" for percent, value in table.items()))
     print(f"{100 * part:.1f} % asked for less than a whole GPU")
 
 

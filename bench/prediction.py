@@ -14,6 +14,7 @@ kind has a row of batond's alone, and is not part of `all`. Simulated: the times
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Protocol
 
 from bench.figures import Figures, run, spread
 from bench.traces import Trace, drawn, recorded
+from daemon.loop import REGULAR_TICK_S
 from states.estimate import KEPT_SAMPLES, Pace, lead_s
 from states.work import Profile
 
@@ -123,12 +125,19 @@ def measure(*, small: bool) -> Figures:
 
 
 def begins_at(trace: Trace, total: int, predictor: Predictor, lead: float) -> float:
-    """When the next one's preparation begins: at the first report with no more than the lead left, or at the end."""
-    for at, done in trace.reports:
+    """When the next one's preparation begins: once no more than the lead is left, by a report or by the clock.
+
+    As the daemon does, all look at each report, and where none comes once a second. At the end it begins in any case.
+    """
+    for (at, done), (until, _) in itertools.pairwise((*trace.reports, (trace.ends_at, total))):
         predictor.heard(at, done)
-        left = predictor.left_s(at, total)
-        if left is not None and left <= lead:
-            return at
+        while True:
+            left = predictor.left_s(at, total)
+            if left is not None and left <= lead:
+                return at
+            at += REGULAR_TICK_S
+            if at >= until:
+                break
     return trace.ends_at
 
 

@@ -8,7 +8,6 @@ of ROUNDS. Measures the models on this host's CPU; decides nothing, and is no te
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
 import sys
@@ -27,6 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bench.worker import in_a_child
 from daemon.worker import device, models
 
 ROUNDS = 3
@@ -106,19 +106,6 @@ def direct(path: Path) -> list[float]:
     began = time.monotonic()
     models.stage(path, None, device.HOST, hold=False).load().call(batch)
     return [time.monotonic() - began]
-
-
-def in_a_child(function: Callable[[Path], Any], path: Path) -> Any:
-    """What the function gives in a forked process: this one has run no operation, so it may be forked."""
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    pid = os.fork()
-    if pid == 0:
-        theirs.send(function(path))
-        os._exit(0)
-    theirs.close()
-    result = ours.recv()
-    os.waitpid(pid, 0)
-    return result
 
 
 def medians(function: Callable[[Path], list[float]], path: Path) -> list[float]:

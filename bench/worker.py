@@ -88,6 +88,7 @@ CASES: Final = (
     Case("dense, .npy", "mlp", "x.npy", 12_000, 64, read_npy),
     Case("convolutions, JSON lines out", "cnn", "x.npy", 12_000, 64, read_npy, "jsonl"),
     Case("dense, JSON lines out", "mlp", "x.npy", 12_000, 64, read_npy, "jsonl"),
+    Case("next to nothing, batches of 8", "tiny", "x.npy", 12_000, 8, read_npy),
 )
 # Each reader, model and output format once.
 TINY: Final = tuple(replace(CASES[number], items=128) for number in (1, 2, 5))
@@ -121,7 +122,8 @@ def make(folder: Path, cases: Sequence[Case]) -> None:
     mlp = keras.Sequential([keras.Input(ITEM, name="x"), layers.Flatten(), layers.Dense(1024, "relu")])
     mlp.add(layers.Dense(1024, "relu"))
     mlp.add(layers.Dense(10, "softmax", name="y"))
-    for name, model in (("cnn", cnn), ("mlp", mlp)):
+    tiny = keras.Sequential([keras.Input(ITEM, name="x"), layers.Flatten(), layers.Dense(10, name="y")])
+    for name, model in (("cnn", cnn), ("mlp", mlp), ("tiny", tiny)):
         model.export(str(folder / name), verbose=False)
     items = max(case.items for case in cases)
     x = np.random.default_rng(1).random((items, *ITEM), np.float32)
@@ -220,7 +222,7 @@ def in_a_child(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return ours.recv()
     except EOFError:
-        sys.exit("bench.worker: a process of it failed (above)")
+        sys.exit("bench: a process of it failed (above)")
     finally:
         os.waitpid(pid, 0)
 

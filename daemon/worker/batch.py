@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import sys
 import time
 import traceback
@@ -23,13 +24,14 @@ from daemon.worker import device, errorlog, fingerprint, folder, models, outputs
 from daemon.worker.calls import Caller
 from daemon.worker.failures import Refused
 from daemon.worker.inputs import formats
-from daemon.worker.inputs.batches import Input
+from daemon.worker.inputs.batches import Batch, Input
 from daemon.worker.inputs.reader import Reader
 from daemon.worker.patience import CancelledError, Patience
 from daemon.worker.signature import Signature
 
 TIERS: Final = ("imported", "staged", "warm")  # that this worker can stop at, lowest first
 CHUNK_BYTES: Final = 1 << 20
+LAST_S: Final = 0.01  # so long before its end the daemon is told of it, where the last batch is shorter
 
 
 def run(channel: baton.Channel, assigned: DeviceAssignment, target: str) -> None:
@@ -139,6 +141,7 @@ class BatchSession:
         """Compute from the cursor to the end, or to a drain. Raises baton.Failure; what was done by then is kept."""
         self._channel.started()
         self._computed_at = time.monotonic()
+        self._batch_s = math.inf  # what the newest batch took, its reading and writing included
         try:
             self._compute_batches()
             self._committer.stop()
@@ -158,17 +161,20 @@ class BatchSession:
     def _compute_batches(self) -> None:
         """`quiesced` goes out once the last results are there, before they are written: the device is free."""
         channel, batch = self._channel, self._batch
-        if batch is None:
+        end_told = batch is None
+        if end_told:
             channel.last_batch()
         verdict = self._verdict(self._rows.cursor, {}, has_rows=not self._rows.is_empty)
         if verdict is not None:
             raise verdict
         while batch is not None and not channel.draining:
             total = self._reader.total
-            if batch.end == total:
+            if not end_told and ends_soon(batch, total, self._batch_s):
+                end_told = True
                 channel.last_batch()
             computed = self._caller.call(batch)
-            self._computed_at = time.monotonic()
+            now = time.monotonic()
+            self._batch_s, self._computed_at = now - self._computed_at, now
             channel.errors = self._rows.errors + len(computed.errors)
             channel.progress(batch.end, total, self._rows.cursor)
             has_rows = computed.rows is not None or not self._rows.is_empty
@@ -197,13 +203,14 @@ class BatchSession:
     def _verdict(self, end: int, errors: Mapping[int, str], *, has_rows: bool) -> Refused | None:
         """Why the session ends for its errors, or None. `end`: items done; `errors`: of those, the ones just found."""
         limit, found = self._spec.max_errors, self._channel.errors
-        log = self._directory / errorlog.FILE
         if limit is not None and found > limit:
             item = sorted(errors)[limit - found] if errors else None
+            log = self._directory / errorlog.FILE
             why = f"{found} items are errors by now, and max_errors = {limit}"
             remedy = "set a higher max_errors to go on from there, or mend the input and set overwrite = true"
             return Refused("input", f"cannot go on with '{self._input_name}': {why}; see '{log}'; {remedy}", item)
         if end == self._reader.total and not has_rows:
+            log = self._directory / errorlog.FILE
             why = f"every one of its {found} items is an error"
             return Refused("input", f"cannot compute '{self._input_name}': {why}; see '{log}', and mend the input")
         return None
@@ -214,6 +221,18 @@ class BatchSession:
             self._rows.commit()
         except Refused:
             traceback.print_exc(file=sys.stderr)
+
+
+def ends_soon(batch: Batch, total: int | None, batch_s: float) -> bool:
+    """Whether no batch follows this one, or only such as are over in less than LAST_S.
+
+    So the daemon has moved the lane, and written that down, before it hears of the end.
+    total: items in all, where that is known. batch_s: seconds that the batch before took.
+    """
+    if total is None:
+        return False
+    batches = (total - batch.start) / (batch.end - batch.start)
+    return batch.end == total or batches * batch_s < LAST_S
 
 
 def identity_of(spec: SessionSpec, signature: Signature, source: Input, *, submission: str = "") -> folder.Identity:

@@ -41,7 +41,7 @@ def name(request: pytest.FixtureRequest) -> str:
     """A session of the examples; skipped where its packages are not."""
     missing = [package for package in NEEDS[request.param] if find_spec(package) is None]
     if missing:
-        pytest.skip(f"needs {' and '.join(missing)}")
+        pytest.skip(f"needs {' and '.join(missing)}: make test-programs")
     return str(request.param)
 
 

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from test_baton import IN_ORDER, ROOT, SLOW, Script, last_progress
+from test_baton import IN_ORDER, ROOT, SLOW, Script
 from worker_peer import TIMEOUT_S, Peer
 
 
@@ -102,7 +102,7 @@ def test_a_program_without_a_free_descriptor_still_reports() -> None:
         """
     )
     assert script.go().rest() == IN_ORDER
-    assert last_progress(script.peer)["done"] == 5
+    assert script.peer.one("quiesced")["done"] == 5
     assert script.end()[0] == 0
 
 

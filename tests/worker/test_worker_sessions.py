@@ -63,6 +63,15 @@ def test_rows_are_those_of_a_direct_call(
     assert not list(Path(session["output"]).glob("*.partial"))
 
 
+def test_of_short_batches_the_last_ones_are_told_together(host: Host, spec: Spec) -> None:
+    """The daemon is to be done with the news of the end before the end: not so if it came one batch before."""
+    heard = finish(host, spec(input_="many.npy", batch_size=16)).heard
+    told = [message["type"] for message in heard].index("last_batch")
+    before = heard[told - 1]
+    assert before["type"] == "progress"
+    assert before["done"] < before["total"] - 2 * 16
+
+
 def test_bfloat16_is_kept_as_float32(host: Host, world: Path, spec: Spec) -> None:
     session = spec("two", signature="second")
     finish(host, session)
