@@ -65,6 +65,11 @@ class Pace:
         length = self.sample_s + share * (seconds - self.sample_s)
         return replace(self, at=at, done=done, per_item_s=mean, variance=variance, sample_s=length, weight=weight)
 
+    @property
+    def stopped_at(self) -> float:
+        """When a silence since the last report is no slow sample any more but a stop: from then on nothing is done."""
+        return self.at + STALL_FACTOR * max(self.sample_s, PACE_WINDOW_S)
+
     def remaining(self, at: float, total: int) -> Remaining | None:
         """Seconds until `total` items are done, seen from `at`; None before there is a rate."""
         if self.weight == 0.0:

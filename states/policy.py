@@ -5,6 +5,7 @@ Every function may be asked at any time and changes nothing. `at` is monotonic s
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from states import gate
@@ -110,10 +111,15 @@ def swaps_alone(world: World, lane: Lane, at: float) -> bool:
 
 
 def remaining(lane: Lane, at: float) -> Remaining | None:
-    """The predicted remaining time of the active session; None where nothing can be predicted."""
+    """The predicted remaining time of the active session; None where nothing can be predicted.
+
+    Of one that stands still it does not shrink. (In a rehearsal nobody reports, and nobody stalls.)
+    """
     active = lane.active
     if active is None or active.total is None or active.pace is None:
         return None
+    if active.stall_at is not None and active.stall_at < math.inf:
+        at = min(at, active.pace.stopped_at)
     return active.pace.remaining(at, active.total)
 
 

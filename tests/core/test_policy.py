@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -141,6 +142,24 @@ NEARS = [
 def test_near(why: str, active: Worker | None, near: bool) -> None:
     here = lane(active=active)
     assert policy.near(world(here, queue=(session("next"),)), here, 0.0) is near
+
+
+def test_what_stands_still_comes_no_nearer() -> None:
+    """Four samples long (of a second here) it may be slow; then it is at a stop, and the clock says nothing."""
+    here = lane(active=replace(computing(100.0), stall_at=900.0))
+    assert here.active is not None
+    assert here.active.pace is not None
+    assert here.active.pace.stopped_at == 4.0
+    left = [policy.remaining(here, at) for at in (0.0, 3.0, 4.0, 99.0)]
+    assert [each.seconds for each in left if each is not None] == pytest.approx([100.0, 97.0, 96.0, 96.0])
+    assert not policy.near(world(here, queue=(session("next"),)), here, 99.0)
+
+
+def test_in_a_rehearsal_the_clock_alone_brings_the_end_nearer() -> None:
+    """Nobody reports there, and nobody stalls."""
+    for stall_at in (None, math.inf):
+        here = lane(active=replace(computing(100.0), stall_at=stall_at))
+        assert policy.near(world(here, queue=(session("next"),)), here, 99.0)
 
 
 def test_the_lead_is_that_of_the_session_that_is_next_here() -> None:
