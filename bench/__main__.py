@@ -24,8 +24,20 @@ from bench import document
 from bench.figures import OUT, OUT_SMALL, ROOT, Figures, keep, kept
 from bench.samples import SIX, SMALL, samples
 
-PARTS: Final = ("idle", "flood", "longqueue", "startup", "prediction", "gap", "cost", "makespan", "worker", "cluster")
-WITH_MODELS: Final = frozenset({"gap", "cost", "makespan"})
+PARTS: Final = (
+    "idle",
+    "flood",
+    "longqueue",
+    "startup",
+    "prediction",
+    "gap",
+    "smallgap",
+    "cost",
+    "makespan",
+    "worker",
+    "cluster",
+)
+WITH_MODELS: Final = frozenset({"gap", "smallgap", "cost", "makespan"})
 SIDE_BY_SIDE: Final = 4
 
 

@@ -1,8 +1,8 @@
 """The gap: from the last item of one session to the first of the next, by batond and by what people run instead.
 
-    python -m bench.gap         # 45 minutes: a hundred handovers of each size by batond, twelve by each of the others
+    python -m bench.gap         # half an hour: a hundred handovers by batond, twelve by each of the others
 
-Two sizes: networks (MobileNetV2 and ResNet50, 224 × 224, batches of 8) and small ones. The sessions of those who load
+MobileNetV2 and ResNet50, 224 × 224, batches of 8; bench/smallgap.py has small models. The sessions of those who load
 when the last has ended are short: their gaps do not depend on it. A thread's are as long as batond's: it loads beside
 them, and what it has not done by their end is in its gap. To the others' favour, a model's first call, which is a
 standby's work with batond, counts as computing with them. By turns, in one run.
@@ -18,18 +18,22 @@ from bench.relay import Relay, relay
 from bench.rivals import Job, Rivals, available
 from bench.samples import SMALL, TWO, Sample, samples
 
-LASTS_S: Final = {"networks": 9.0, "small": 2.0}  # of each session that another is prepared beside
+LASTS_S: Final = 9.0  # of each session that another is prepared beside
 OTHERS_S: Final = 2.0
 TURNS: Final = 4
+HANDOVERS, OTHERS = 25, 3  # of batond, and of each of the others, a turn
 
 
 def measure(*, small: bool) -> Figures:
-    """Gaps between sessions, by turns."""
+    """Gaps between sessions of networks, by turns."""
     if small:
-        return {"small": handed_over(samples(SMALL), available(fetch=False), 1, 1, 1, 1.0)}
-    sizes = {"networks": TWO, "small": SMALL}
-    rivals = available()
-    return {size: handed_over(samples(names), rivals, TURNS, 25, 3, LASTS_S[size]) for size, names in sizes.items()}
+        return tiny()
+    return handed_over(samples(TWO), available(), TURNS, HANDOVERS, OTHERS, LASTS_S)
+
+
+def tiny() -> Figures:
+    """One of each, of small models: whether it runs."""
+    return handed_over(samples(SMALL), available(fetch=False), 1, 1, 1, 1.0)
 
 
 def handed_over(
@@ -52,6 +56,7 @@ def handed_over(
     assert len(told) == turns * handovers, f"{len(told)} handovers where there should be {turns * handovers}"
     ours = [event["gap_s"] for event in told]
     ready = [event for event in told if event["device_waited_s"] == 0.0 and event["tier"] == "warm"]
+    leads_s = {event["session"]: event["lead_next_s"] for event in daemon.told("handover.checked")}
     return {
         "gap_s": {"batond": spread(ours), **{name: spread(each) for name, each in gaps.items()}},
         "gap_where_ready_s": spread([event["gap_s"] for event in ready]) if ready else None,
@@ -61,6 +66,7 @@ def handed_over(
         "thread_handovers": turns * others,
         "ready_in_time": len(ready),
         "handovers": len(told),
+        "more_than_two_leads_early": sum(event["idle_standby_s"] > 2 * leads_s[event["session"]] for event in told),
         "idle_standby_s": spread([event["idle_standby_s"] for event in ready]) if ready else None,
     }
 
@@ -85,4 +91,4 @@ def _median(samples: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    run("gap", measure, takes="45 minutes")
+    run("gap", measure, takes="half an hour")

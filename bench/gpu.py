@@ -106,6 +106,13 @@ class Bench:
             time.sleep(POLL_S)
         return True
 
+    def wait_until_back(self) -> None:
+        """Ends the benchmark where memory does not come back: what follows would be measured on a device in use."""
+        if not self.is_back():
+            sys.exit(
+                f"bench: memory that a process held is not free again after {BACK_WAIT_S:.0f} s; nvidia-smi tells who"
+            )
+
 
 def spread(values: list[float]) -> Figures:
     """Median and 95th percentile (nearest rank) of so many."""
@@ -152,7 +159,7 @@ def context(bench: Bench) -> int:
     """Bytes that a process takes before it has allocated anything."""
     with bench.held(0):
         taken = bench.free - bench.read().free
-    bench.is_back()
+    bench.wait_until_back()
     return taken
 
 
@@ -169,7 +176,7 @@ def reading(bench: Bench) -> Figures:
                 bench.read()
                 took.append((time.perf_counter() - began) * 1e6)
             figures[name] = spread(took)
-    bench.is_back()
+    bench.wait_until_back()
     return figures
 
 
@@ -222,7 +229,7 @@ def programs(bench: Bench, what: str, share: float, count: int, beside: int) -> 
             )
         )
         figures = handed_over(batond, names)
-    bench.is_back()
+    bench.wait_until_back()
     out = [line for line in lines(ledger) if line["what"] == "oom"]
     return figures | {"out_of_memory": len(out), "stated_bytes": stated, "share": share}
 
@@ -270,7 +277,7 @@ def tensorflow(bench: Bench, tier: str) -> Figures:
     keys = {"model": str(folder / "model"), "input": str(folder / "x.npy"), "batch_size": BATCH, "memory": STATED_BYTES}
     if bench.free < room + taken:
         return {"skipped": f"{(room + taken) >> 20} MiB are needed, {bench.free >> 20} MiB are free"}
-    bench.is_back()
+    bench.wait_until_back()
     with bench.held(bench.free - room - taken), Batond(folder, settings=SETTINGS) as batond:
         batond.submit("".join(table(name=name, output=str(folder / name), device=bench.uuid, **keys) for name in names))
         return handed_over(batond, names)

@@ -51,7 +51,9 @@ class ByPace:
         self._pace = Pace(at, done) if self._pace is None else self._pace.after(at, done)
 
     def left_s(self, at: float, total: int) -> float | None:
-        left = None if self._pace is None else self._pace.remaining(at, total)
+        if self._pace is None:
+            return None
+        left = self._pace.remaining(min(at, self._pace.stopped_at), total)  # as states.policy does
         return None if left is None else left.soonest_s
 
 

@@ -121,7 +121,9 @@ def _script(ledger: Path, *jobs: Job) -> list[str]:
 
 
 def _sh(command: str) -> None:
-    subprocess.run(["sh", "-c", command], cwd=ROOT, check=True, capture_output=True)
+    ran = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise RuntimeError(f"{command}: status {ran.returncode}: {ran.stderr[-2000:]}")
 
 
 def _run(jobs: Sequence[Job], act: Callable[[Path], None]) -> Run:
