@@ -12,16 +12,20 @@ run by itself (`python -m bench.gap`) takes those times as they are, and leaves 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from bench import document
-from bench.figures import OUT, OUT_SMALL, ROOT, Figures, keep, kept
+from bench.figures import OUT, OUT_SMALL, ROOT, Figures, check, keep, kept
 from bench.samples import SIX, SMALL, samples
 
 PARTS: Final = (
@@ -39,6 +43,9 @@ PARTS: Final = (
 )
 WITH_MODELS: Final = frozenset({"gap", "smallgap", "cost", "makespan"})
 SIDE_BY_SIDE: Final = 4
+INTERRUPTED: Final = 130  # as a shell has it
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 def main() -> int:
@@ -53,11 +60,34 @@ def main() -> int:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     parts = options.parts or PARTS
-    if options.small:
-        return _small(parts, options.out or OUT_SMALL)
+    # Absolute: the parts run in a folder of their own choice.
+    out: Path = options.out.resolve() if options.out else OUT_SMALL if options.small else OUT
+    if options.small and out == OUT:
+        parser.error(f"tiny sizes are not to take the place of the figures in {OUT}; name another file with --out")
+    check(out)
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _small(parts, out) if options.small else _all(parts, out)
+    except KeyboardInterrupt:
+        kept_before = "nothing is kept of it" if options.small else "the figures of the parts before are kept"
+        page = "" if out != OUT else ", and the document is as it was (python -m bench.document writes it)"
+        print(f"bench: interrupted; {kept_before}{page}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Tell the parts, each with what it runs; they end their daemons themselves."""
+    for part in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(part.pid, signal.SIGTERM)
+    raise KeyboardInterrupt
+
+
+def _all(parts: Sequence[str], out: Path) -> int:
+    """One after another."""
     if WITH_MODELS & set(parts):
         samples((*SIX, *SMALL), anew=True)
-    out: Path = options.out or OUT
     failed = [part for part in parts if _part(part, out) != 0]
     _forget(failed, out)
     if not out.exists():
@@ -69,7 +99,16 @@ def main() -> int:
 
 def _part(part: str, out: Path, *flags: str) -> int:
     command = [sys.executable, "-m", f"bench.{part}", "--out", str(out), *flags]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode
+    # In a group of its own: a terminal's Ctrl-C comes once then, from here, and does not disturb its clearing up.
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, process_group=0) as running:
+        _running.add(running)
+        try:
+            return running.wait()
+        except KeyboardInterrupt:
+            running.wait()
+            raise
+        finally:
+            _running.discard(running)
 
 
 def _forget(failed: Sequence[str], out: Path) -> None:

@@ -326,6 +326,8 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=100)
     parser.add_argument("--sessions", type=int, default=100_000)
     options = parser.parse_args()
+    if not 1 <= options.lanes < options.sessions:
+        parser.error("there is no handover to look at: --lanes must be 1 at the least, and --sessions more than that")
     measured_here = partial(measure, lanes=options.lanes, sessions=options.sessions)
     out = options.out or (OUT_SMALL if options.small else OUT)
     figures = take("cluster", measured_here, out, small=options.small)

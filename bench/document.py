@@ -22,12 +22,19 @@ Row = tuple[str, ...]  # as its table's columns
 
 def write(results: Figures, page: Path = PAGE) -> None:
     """Replace what is between the marks."""
-    text = page.read_text()
+    try:
+        text = page.read_text()
+    except OSError as error:
+        sys.exit(f"bench: cannot read {page}: {error.strerror}; the figures are kept: python -m bench.document")
     before, _, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         sys.exit(f"bench: {page} has lost its marks {BEGIN} and {END}")
-    page.write_text(before + BEGIN + "\n\n" + tables(results) + "\n" + END + after)
+    text = before + BEGIN + "\n\n" + tables(results) + "\n" + END + after
+    try:
+        page.write_text(text)
+    except OSError as error:
+        sys.exit(f"bench: cannot write {page}: {error.strerror}; the figures are kept: python -m bench.document")
 
 
 def tables(results: Figures) -> str:

@@ -11,8 +11,10 @@ import json
 import math
 import os
 import platform
+import signal
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -80,11 +82,19 @@ def run(name: str, measure: Measure, *, takes: str) -> None:
 
 
 def take(name: str, measure: Measure, out: Path, *, small: bool) -> Figures:
-    """Measure one part, and put its figures into the file beside those of the others."""
+    """Measure one part, and put its figures into the file beside those of the others.
+
+    SIGTERM is as Ctrl-C here: whichever comes, daemons are ended and folders removed.
+    """
+    check(out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     print(f"{name} …", end=" ", file=sys.stderr, flush=True)
     where = host()  # the load before it: what it adds itself says nothing
-    figures = measure(small=small)
+    try:
+        figures = measure(small=small)
+    except KeyboardInterrupt:
+        sys.exit(f"\nbench: {name} was interrupted; the file has of it what it had before")
     seconds = round(time.monotonic() - began, 3)
     print(f"{seconds:.0f} s", file=sys.stderr, flush=True)
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -94,9 +104,28 @@ def take(name: str, measure: Measure, out: Path, *, small: bool) -> Figures:
 
 
 def kept(out: Path) -> Figures:
-    """What the file has, of all parts; nothing where there is no file."""
-    found: Figures = json.loads(out.read_text()) if out.exists() else {}
+    """What the file has, of all parts; nothing where there is no file. Ends the program where it cannot be read."""
+    advice = "mend it, move it away, or name another file with --out"
+    try:
+        found: Figures = json.loads(out.read_text()) if out.exists() else {}
+    except OSError as error:
+        sys.exit(f"bench: cannot read {out}: {error.strerror}; {advice}")
+    except ValueError as error:
+        sys.exit(f"bench: {out} is no JSON ({error}); {advice}")
+    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+        sys.exit(f"bench: {out} has no figures: it should be a table of parts; {advice}")
     return found
+
+
+def check(out: Path) -> None:
+    """End the program where figures cannot be put there: before hours are spent on them."""
+    kept(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        sys.exit(f"bench: cannot write {out}: {error.strerror}; name another file with --out")
 
 
 def keep(parts: Figures, out: Path) -> None:

@@ -32,6 +32,9 @@ from daemon.worker.signature import Signature
 TIERS: Final = ("imported", "staged", "warm")  # that this worker can stop at, lowest first
 CHUNK_BYTES: Final = 1 << 20
 LAST_S: Final = 0.01  # so long before its end the daemon is told of it, where the last batch is shorter
+# Between the end and the last commit: its syncs hold up other writes to the same disk for milliseconds, and just then
+# the daemon writes down that the next session may go.
+HAND_OVER_S: Final = 0.01
 
 
 def run(channel: baton.Channel, assigned: DeviceAssignment, target: str) -> None:
@@ -144,6 +147,7 @@ class BatchSession:
         self._batch_s = math.inf  # what the newest batch took, its reading and writing included
         try:
             self._compute_batches()
+            time.sleep(HAND_OVER_S)
             self._committer.stop()
             is_whole = self._rows.written == self._reader.total
             cursor = self._patience.insist(self._rows.complete if is_whole else self._rows.commit)
