@@ -62,9 +62,7 @@ def main() -> int:
     parts = options.parts or PARTS
     # Absolute: the parts run in a folder of their own choice.
     out: Path = options.out.resolve() if options.out else OUT_SMALL if options.small else OUT
-    if options.small and out == OUT:
-        parser.error(f"tiny sizes are not to take the place of the figures in {OUT}; name another file with --out")
-    check(out)
+    check(out, small=options.small)
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -86,7 +86,7 @@ def take(name: str, measure: Measure, out: Path, *, small: bool) -> Figures:
 
     SIGTERM is as Ctrl-C here: whichever comes, daemons are ended and folders removed.
     """
-    check(out)
+    check(out, small=small)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     print(f"{name} …", end=" ", file=sys.stderr, flush=True)
@@ -117,8 +117,10 @@ def kept(out: Path) -> Figures:
     return found
 
 
-def check(out: Path) -> None:
-    """End the program where figures cannot be put there: before hours are spent on them."""
+def check(out: Path, *, small: bool) -> None:
+    """End the program where the figures cannot be put there, or are not to be: before hours are spent on them."""
+    if small and out.resolve() == OUT:
+        sys.exit(f"bench: tiny sizes are not to take the place of the figures in {OUT}; name another file with --out")
     kept(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

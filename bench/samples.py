@@ -65,12 +65,14 @@ def write_input(sample: Sample, items: int) -> Path:
         shape = (items, 64) if sample.name in SMALL else (items, 1, 1, 3)
         header = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
         header = header.ljust(117) + "\n"  # 10 + 118 = 128 bytes: the data is aligned as numpy's
-        with path.open("wb") as file:
+        partial = path.with_suffix(f".{os.getpid()}")  # another run may want it too; and none is to find half of it
+        with partial.open("wb") as file:
             file.write(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
             size = 4
             for each in shape:
                 size *= each
             file.truncate(128 + size)  # zeros
+        partial.rename(path)
     return path
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bench import __main__ as all_parts
@@ -272,6 +275,53 @@ def test_figures_of_another_version_are_asked_for_again(results: Results, tmp_pa
     older = {key: value for key, value in results["longqueue"]["figures"].items() if key != "restart_s"}
     document.write({"longqueue": {**results["longqueue"], "small": False, "figures": older}}, page)
     assert "Not measured yet with 'restart_s': `.venv/bin/python -m bench longqueue`." in page.read_text()
+
+
+def bench(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, **more)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [('{"idle":', "is no JSON"), ("[]", "has no figures"), (None, "Is a directory")],
+    ids=["half a file", "another file", "a folder"],
+)
+def test_where_figures_cannot_be_put_nothing_is_measured(tmp_path: Path, content: str | None, why: str) -> None:
+    out = tmp_path / "results.json"
+    if content is None:
+        out.mkdir()
+    else:
+        out.write_text(content)
+    done = bench("prediction", "--out", str(out))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert why in line
+    assert content is None or out.read_text() == content
+
+
+def test_tiny_sizes_take_no_figures_place() -> None:
+    done = bench("prediction", "--small", "--out", "bench/out/results.json")
+    assert done.returncode == 1
+    assert "are not to take the place" in done.stderr
+
+
+def test_an_interrupted_benchmark_leaves_nothing_running(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "idle", "--out", str(tmp_path / "results.json")]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    running = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("batond-bench-*/s.sock")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.terminate()
+    _, said = running.communicate(timeout=TIMEOUT_S)
+    assert running.returncode == 130
+    assert "idle was interrupted" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or ())
+    ]
 
 
 def test_the_pace_beside_a_preparation_is_held_against_the_rest_of_the_session() -> None:
