@@ -144,7 +144,6 @@ class BatchSession:
         """Compute from the cursor to the end, or to a drain. Raises baton.Failure; what was done by then is kept."""
         self._channel.started()
         self._computed_at = time.monotonic()
-        self._batch_s = math.inf  # what the newest batch took, its reading and writing included
         try:
             self._compute_batches()
             time.sleep(HAND_OVER_S)
@@ -165,6 +164,7 @@ class BatchSession:
     def _compute_batches(self) -> None:
         """`quiesced` goes out once the last results are there, before they are written: the device is free."""
         channel, batch = self._channel, self._batch
+        batch_s = math.inf  # what the newest one took, its reading and writing included
         end_told = batch is None
         if end_told:
             channel.last_batch()
@@ -173,12 +173,12 @@ class BatchSession:
             raise verdict
         while batch is not None and not channel.draining:
             total = self._reader.total
-            if not end_told and ends_soon(batch, total, self._batch_s):
+            if not end_told and ends_soon(batch, total, batch_s):
                 end_told = True
                 channel.last_batch()
             computed = self._caller.call(batch)
             now = time.monotonic()
-            self._batch_s, self._computed_at = now - self._computed_at, now
+            batch_s, self._computed_at = now - self._computed_at, now
             channel.errors = self._rows.errors + len(computed.errors)
             channel.progress(batch.end, total, self._rows.cursor)
             has_rows = computed.rows is not None or not self._rows.is_empty

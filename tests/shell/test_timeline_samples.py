@@ -45,6 +45,7 @@ class Watched:
         self.signs = 0  # that the daemon is there
         self.full = False
         self.written = asyncio.Event()
+        self.refused = asyncio.Event()
         self.sampler = Sampler(lambda: self.world, self._keep)
 
     def _keep(self, found: Iterable[Sample], *, ended: bool = False) -> bool:
@@ -53,6 +54,8 @@ class Watched:
             self.signs += 1
             if self.kept:
                 self.written.set()
+        else:
+            self.refused.set()
         return not self.full
 
     async def show(self, world: World) -> None:
@@ -197,7 +200,9 @@ def test_what_cannot_be_written_is_tried_again_and_bounded(life: Life, monkeypat
     async def run() -> None:
         chore = asyncio.create_task(watched.sampler.write())
         await watched.show(life.world)
-        await asyncio.sleep(0.01)
+        for _ in range(2):
+            watched.refused.clear()
+            await watched.refused.wait()
         assert watched.kept == []
         watched.full = False
         await watched.written.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -106,20 +107,23 @@ def test_a_program_without_a_free_descriptor_still_reports() -> None:
     assert script.end()[0] == 0
 
 
-def test_a_program_without_a_free_descriptor_ends_well_while_its_reader_is_at_work() -> None:
+def test_a_program_without_a_free_descriptor_ends_well_while_its_reader_is_at_work(tmp_path: Path) -> None:
+    busy = tmp_path / "busy"
     script = Script(
-        """
-        import baton, resource, time
+        f"""
+        import baton, os, resource, time
         with baton.session() as session:
             session.ready(total=1)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-        time.sleep(0.2)  # for the reader to have its hands full
+        while not os.path.exists({str(busy)!r}): time.sleep(0.01)
         """
     )
     script.go().until("committed")
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        while True:
+        for number in itertools.count():
             script.peer.say("a word that means nothing")
+            if number == 10_000:  # more than a socket holds: so many of them the reader has read
+                busy.touch()
     assert script.end() == (0, "", "")
 
 
