@@ -13,7 +13,9 @@ pytestmark = pytest.mark.tensorflow
 
 @pytest.mark.parametrize("model", ["text", "text_tf1", "numbers"])
 def test_rows_of_text_and_of_several_lengths_are_kept_as_lines(host: Host, tmp_path: Path, model: str) -> None:
-    assert host.status(host.call("worker_models", "call_texts_and_ragged", str(tmp_path))) == 0, host.log.read_text()
+    assert host.status(host.call("worker_models_watched", "call_texts_and_ragged", str(tmp_path))) == 0, (
+        host.log.read_text()
+    )
     spec = {
         "name": "s",
         "model": str(tmp_path / model),

@@ -81,7 +81,7 @@ def test_rows_are_those_of_a_direct_call(
 
 
 def test_text_and_rows_of_several_lengths_come_as_they_are(host: Host, tmp_path: Path) -> None:
-    status = host.status(host.call("worker_models", "call_texts_and_ragged", str(tmp_path)))
+    status = host.status(host.call("worker_models_watched", "call_texts_and_ragged", str(tmp_path)))
     assert status == 0, host.log.read_text()
 
 
@@ -109,7 +109,7 @@ def run(host: Host, spec: Message, _why: str) -> Peer:
 
 def noting(host: Host, tmp_path: Path) -> tuple[Peer, Path]:
     notes = tmp_path / "notes"
-    return host.attached("worker_models", "serve_noting", str(notes)), notes
+    return host.attached("worker_models_watched", "serve_noting", str(notes)), notes
 
 
 @pytest.mark.parametrize("model", ["tf1", "tf1_main_op"])
@@ -189,5 +189,5 @@ def test_items_that_fail_in_a_session_are_skipped_where_that_is_asked_for(
 
 
 def test_a_session_computes_on_its_device(host: Host, shelf: Path) -> None:
-    status = host.status(host.call("worker_models", "place_session", str(shelf / "tf1")))
+    status = host.status(host.call("worker_models_watched", "place_session", str(shelf / "tf1")))
     assert status == 0, host.log.read_text()

@@ -5,7 +5,6 @@ A maker gets the path to write to and the rows of its input, and returns the row
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import runpy
@@ -13,19 +12,14 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from worker_tiers import TARGET, two_cpus
 from worker_world import records
-
-import baton
-from daemon.worker import calls, models
-from daemon.worker.staging import Wanted
 
 ITEMS: Final = 50
 WIDTH: Final = 4
@@ -67,11 +61,11 @@ class Linear(tf.Module):
         return {"y": x @ self.w}
 
 
-def _save(module: tf.Module, path: Path, **functions: Any) -> None:
+def save(module: tf.Module, path: Path, **functions: Any) -> None:
     tf.saved_model.save(module, str(path), signatures=functions)
 
 
-def _function(method: Any, *specs: Any) -> Any:
+def function_of(method: Any, *specs: Any) -> Any:
     return tf.function(method, input_signature=list(specs))
 
 
@@ -82,7 +76,7 @@ def several_signatures(path: Path, x: np.ndarray) -> Rows:
     def twice(x: Any) -> Any:
         return {"double": 2 * (x @ module.w), "sign": tf.sign(x[:, 0])}
 
-    _save(module, path, plain=_function(module.__call__, spec), twice=_function(twice, spec))
+    save(module, path, plain=function_of(module.__call__, spec), twice=function_of(twice, spec))
     return {name: value.numpy() for name, value in twice(x).items()}
 
 
@@ -99,7 +93,7 @@ def several_inputs(path: Path, x: np.ndarray) -> Rows:
         tf.TensorSpec([None, 2], tf.float32, "b"),
         tf.TensorSpec([None], tf.string, "text"),
     ]
-    _save(module, path, serving_default=_function(call, *specs))
+    save(module, path, serving_default=function_of(call, *specs))
     rows = call(x, x[:, :2], tf.constant([_text(row) for row in x]))
     return {name: value.numpy() for name, value in rows.items()}
 
@@ -110,14 +104,14 @@ def of_any_rank(path: Path, x: np.ndarray) -> Rows:
     def call(x: Any) -> Any:
         return {"y": tf.tanh(x) * module.w[0, 0]}
 
-    _save(module, path, serving_default=_function(call, tf.TensorSpec(None, tf.float32, "x")))
+    save(module, path, serving_default=function_of(call, tf.TensorSpec(None, tf.float32, "x")))
     return {"y": call(x)["y"].numpy()}
 
 
 def with_slots(path: Path, x: np.ndarray) -> Rows:
     """What Keras 2 writes of a model with one of its legacy optimizers, by the same code of TensorFlow."""
     module = Linear(tf1.train.AdamOptimizer(0.1))
-    _save(module, path, serving_default=_function(module.__call__, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
+    save(module, path, serving_default=function_of(module.__call__, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
     return {"y": module(x)["y"].numpy()}
 
 
@@ -133,7 +127,7 @@ def with_slots_and_assets(path: Path, x: np.ndarray) -> Rows:
     def call(x: Any) -> Any:
         return {"y": x @ module.w, "id": module.table.lookup(tf.where(x[:, 0] > 0, "b", "c"))}
 
-    _save(module, path, serving_default=_function(call, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
+    save(module, path, serving_default=function_of(call, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
     expected = {name: value.numpy() for name, value in call(x).items()}
     vocabulary.unlink()  # the model has its own
     return expected
@@ -148,7 +142,7 @@ def with_slots_and_content(path: Path, x: np.ndarray) -> Rows:
     def call(x: Any) -> Any:
         return {"y": x @ module.w, "found": module.table.lookup(tf.cast(x[:, 0] > 0, tf.int64))}
 
-    _save(module, path, serving_default=_function(call, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
+    save(module, path, serving_default=function_of(call, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
     return {name: value.numpy() for name, value in call(x).items()}
 
 
@@ -161,7 +155,7 @@ def with_content_alone(path: Path, x: np.ndarray) -> Rows:
     def call(x: Any) -> Any:
         return {"found": module.table.lookup(tf.cast(x[:, 0] > 0, tf.int64))}
 
-    _save(module, path, serving_default=_function(call, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
+    save(module, path, serving_default=function_of(call, tf.TensorSpec([None, WIDTH], tf.float32, "x")))
     return {"found": call(x)["found"].numpy()}
 
 
@@ -438,11 +432,11 @@ def make_odd(path: str) -> None:
     """One signature that a session can use, and two that none can; beside it, one of TensorFlow 1 that none can."""
     sound = tf.TensorSpec([None, 2], tf.float32, "x")
     functions = {
-        "sound": _function(lambda x: {"y": x}, sound),
-        "scalar": _function(lambda x: {"y": x[None]}, tf.TensorSpec([], tf.float32, "x")),
-        "sparse": _function(lambda x: {"y": tf.sparse.from_dense(x)}, sound),
+        "sound": function_of(lambda x: {"y": x}, sound),
+        "scalar": function_of(lambda x: {"y": x[None]}, tf.TensorSpec([], tf.float32, "x")),
+        "sparse": function_of(lambda x: {"y": tf.sparse.from_dense(x)}, sound),
     }
-    _save(tf.Module(), Path(path), **functions)
+    save(tf.Module(), Path(path), **functions)
 
     def build() -> Any:
         given = tf1.sparse_placeholder(tf.float32, [None, 2])
@@ -455,109 +449,3 @@ def run_page(folder: str) -> None:
     """`page.py` there, as a program beside its files."""
     os.chdir(folder)
     runpy.run_path("page.py", run_name="__main__")
-
-
-# What is not a plain array of numbers: called as a worker does, and compared with what TensorFlow gives
-
-
-def call_texts_and_ragged(folder: str) -> None:
-    """Text in and out, rows of several lengths, and rows of rows, by both loaders."""
-    root = Path(folder)
-    texts = ["a bb ccc", "", "dd e"]
-
-    def call(text: Any) -> Any:
-        words = tf.strings.split(text)
-        letters = tf.strings.bytes_split(words)
-        length = tf.strings.length(words.to_tensor())
-        return {"upper": tf.strings.upper(text), "words": words, "letters": letters, "length": length}
-
-    text_spec = tf.TensorSpec([None], tf.string, "text")
-    _save(tf.Module(), root / "text", serving_default=_function(call, text_spec))
-    np.save(root / "text.npy", np.array(texts))
-    lengths = _function(lambda text: {"lengths": tf.strings.length(tf.strings.split(text))}, text_spec)
-    _save(tf.Module(), root / "numbers", serving_default=lengths)
-    with tf.Graph().as_default(), tf1.Session() as session:
-        given = tf1.placeholder(tf.string, [None], "text")
-        signature = tf1.saved_model.predict_signature_def({"text": given}, call(given))
-        builder = tf1.saved_model.Builder(str(root / "text_tf1"))
-        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
-        builder.save()
-    for name in ("text", "text_tf1"):
-        staged = models.stage(root / name, Wanted(), "/CPU:0", hold=True)
-        assert {key: str(tensor) for key, tensor in staged.signature.outputs.items()} == {
-            "upper": "string (any)",
-            "words": "string (any, any)",
-            "letters": "string (any, any, any)",
-            "length": "int32 (any, any)",
-        }
-        model = staged.load()
-        rows = {key: calls.rows_of(value) for key, value in model.call({"text": tf.constant(texts)}).items()}
-        model.close()
-        assert plain(rows["upper"]) == [b"A BB CCC", b"", b"DD E"]
-        assert plain(rows["words"]) == [[b"a", b"bb", b"ccc"], [], [b"dd", b"e"]]
-        assert plain(rows["letters"]) == [[[b"a"], [b"b", b"b"], [b"c", b"c", b"c"]], [], [[b"d", b"d"], [b"e"]]]
-        assert plain(rows["length"]) == [[1, 2, 3], [0, 0, 0], [2, 1, 0]]
-
-
-def plain(value: Any) -> Any:
-    """Lists down to the values."""
-    if isinstance(value, np.ndarray):
-        value = list(value)
-    return [plain(each) for each in value] if isinstance(value, list) else value
-
-
-# Sessions of TensorFlow 1, watched
-
-
-def serve_noting(path: str, fd: int) -> NoReturn:
-    """The built-in worker on the second CPU device, noting when a session is opened and closed, and what is told."""
-    from daemon.worker import main
-
-    def note(what: str) -> None:
-        with Path(path).open("a") as file:
-            file.write(f"{what}\n")
-
-    class Noting(baton.Channel):
-        def committed(self, *values: Any, **named: Any) -> None:
-            note("committed")
-            super().committed(*values, **named)
-
-        def failed(self, *values: Any, **named: Any) -> None:
-            note("failed")
-            super().failed(*values, **named)
-
-    opens, closes = tf1.Session.__init__, tf1.Session.close
-
-    def opened(self: Any, *values: Any, **named: Any) -> None:
-        note("opened")
-        opens(self, *values, **named)
-
-    def closed(self: Any) -> None:
-        first = not self._closed  # the end of its life closes it once more, to no effect
-        closes(self)
-        if first:
-            note("closed")
-
-    two_cpus()
-    tf1.Session.__init__, tf1.Session.close = opened, closed
-    baton.Channel = Noting  # type: ignore[misc]
-    main.serve(fd, TARGET)
-
-
-def place_session(path: str) -> None:
-    """The variables of TensorFlow 1 lie, and are computed with, on the target; until they are loaded, nothing does."""
-    two_cpus()
-    staged = models.stage(Path(path), Wanted(), TARGET, hold=True)
-    assert _sessions() == []
-    model = staged.load()
-    (session,) = _sessions()
-    options, told = tf1.RunOptions(trace_level=tf1.RunOptions.FULL_TRACE), tf1.RunMetadata()
-    session.run("w/read:0", options=options, run_metadata=told)
-    places = {stats.device[-5:]: {node.node_name for node in stats.node_stats} for stats in told.step_stats.dev_stats}
-    assert "w" in places["CPU:1"], places
-    assert "w" not in places.get("CPU:0", set()), places
-    model.close()
-
-
-def _sessions() -> list[Any]:
-    return [each for each in gc.get_objects() if isinstance(each, tf1.Session)]
